@@ -87,7 +87,7 @@ fn largest(rows: i64, width: i64, k: i64) -> topk::Spec {
         outer: dims(&[rows]),
         inner: width.into(),
         input: Access::contiguous(F32, &dims(&[rows, width])),
-        k,
+        k: k.into(),
         values: Access::contiguous(F32, &dims(&[rows, k])),
         indices: Access::contiguous(ElemType::I64, &dims(&[rows, k])),
     }

@@ -22,14 +22,27 @@ const INDICES: [ElemType; 8] = [
 
 /// Everything contiguous.
 fn dense(elem: ElemType, index: ElemType, before: &[Dim], axis: Dim, indices: &[Dim], after: &[Dim]) -> Spec {
+    shared(elem, index, (&[], before), axis, indices, after)
+}
+
+/// Everything contiguous, with axes that the table and the index have in common.
+fn shared(
+    elem: ElemType,
+    index: ElemType,
+    (shared, before): (&[Dim], &[Dim]),
+    axis: Dim,
+    indices: &[Dim],
+    after: &[Dim],
+) -> Spec {
     Spec {
+        shared: shared.to_vec(),
         before: before.to_vec(),
-        table: Access::contiguous(elem, &[before, from_ref(&axis), after].concat()),
+        table: Access::contiguous(elem, &[shared, before, from_ref(&axis), after].concat()),
         axis,
         indices: indices.to_vec(),
         after: after.to_vec(),
-        index: Access::contiguous(index, indices),
-        output: Access::contiguous(elem, &[before, indices, after].concat()),
+        index: Access::contiguous(index, &[shared, indices].concat()),
+        output: Access::contiguous(elem, &[shared, before, indices, after].concat()),
     }
 }
 
@@ -49,12 +62,13 @@ fn check_indices(kernel: &Compiled<Spec>, sizes: Sizes<'_>, chosen: Option<&[f64
     let (inputs, output) = ([encode(elem, &table), encode(spec.index.elem, &indices)], encode(elem, &expected));
     let (status, outputs) = kernel.run(sizes, &inputs, &[output]);
     let [from, index, to] = [&spec.table, &spec.index, &spec.output].map(|a| Place::new(a, sizes));
-    let [before, at, after] = [&spec.before, &spec.indices, &spec.after].map(|dims| values(dims, sizes));
+    let [shared, before, at, after] =
+        [&spec.shared, &spec.before, &spec.indices, &spec.after].map(|dims| values(dims, sizes));
     let mut bad = false;
-    each(&[before.clone(), at.clone(), after].concat(), |i| {
-        let (b, rest) = i.split_at(before.len());
+    each(&[shared.clone(), before.clone(), at.clone(), after].concat(), |i| {
+        let (b, rest) = i.split_at(shared.len() + before.len());
         let (i, a) = rest.split_at(at.len());
-        let row = indices[index.at(i)];
+        let row = indices[index.at(&[&b[..shared.len()], i].concat())];
         if (0.0..axis as f64).contains(&row) {
             expected[to.at(&[b, i, a].concat())] = table[from.at(&[b, &[row as i64], a].concat())];
         } else {
@@ -116,6 +130,29 @@ fn axes() {
     check(&dense(elem, index, from_ref(&a), v.clone(), from_ref(&s), &[]), &sizes);
     check(&dense(elem, index, &[], v.clone(), &[], from_ref(&d)), &sizes);
     check(&dense(elem, index, from_ref(&b), v.clone(), &[], &[]), &sizes);
+}
+
+#[test]
+fn shared_axes() {
+    let [b, c, v, s, d] = ["B", "C", "V", "S", "D"].map(symbol);
+    let sizes: [Sizes<'_>; 4] = [
+        &[("B", 2), ("C", 3), ("V", 5), ("S", 4), ("D", 19)],
+        &[("B", 1), ("C", 1), ("V", 1), ("S", 1), ("D", 1)],
+        &[("B", 40), ("C", 2), ("V", 9), ("S", 3), ("D", 128)],
+        &[("B", 0), ("C", 2), ("V", 9), ("S", 3), ("D", 2)],
+    ];
+    let (elem, index) = (ElemType::F32, ElemType::I64);
+    // One row for each; several; axes of the table's own in between; single elements; two axes in common.
+    let front = from_ref(&b);
+    check(&shared(elem, index, (front, &[]), v.clone(), &[], &[128.into()]), &sizes);
+    check(&shared(elem, index, (front, &[]), v.clone(), from_ref(&s), from_ref(&d)), &sizes);
+    check(&shared(elem, index, (front, from_ref(&c)), v.clone(), from_ref(&s), from_ref(&d)), &sizes);
+    check(&shared(elem, index, (front, &[]), v.clone(), &[], &[]), &sizes);
+    let plain = shared(ElemType::I64, ElemType::I8, (&[b.clone(), c.clone()], &[]), v.clone(), from_ref(&s), &[]);
+    check(&plain, &sizes);
+    // Axes that do not merge: indices that lie with the first axis innermost.
+    let index = Access::new(ElemType::I8, 0, [s, b.clone() * symbol("S"), 1.into()]);
+    check(&Spec { index, ..plain }, &sizes);
 }
 
 #[test]

@@ -10,15 +10,16 @@ use support::Random;
 
 const F32: ElemType = ElemType::F32;
 
-fn plain(elem: ElemType, outer: &[Dim], inner: Dim, k: i64) -> Spec {
+fn plain(elem: ElemType, outer: &[Dim], inner: Dim, k: impl Into<Dim>) -> Spec {
+    let k = k.into();
     let space = |row: Dim| [outer, &[row]].concat();
     Spec {
         outer: outer.to_vec(),
         input: Access::contiguous(elem, &space(inner.clone())),
         inner,
+        values: Access::contiguous(elem, &space(k.clone())),
+        indices: Access::contiguous(ElemType::I64, &space(k.clone())),
         k,
-        values: Access::contiguous(elem, &space(k.into())),
-        indices: Access::contiguous(ElemType::I64, &space(k.into())),
     }
 }
 
@@ -31,16 +32,16 @@ fn run(kernel: &Compiled<Spec>, sizes: Sizes<'_>, input: &[f64]) {
     let (mut values_wanted, mut indices_wanted) = (vec![7.0; elements[1]], vec![7.0; elements[2]]);
     let before = [encode(elem, &values_wanted), encode(ElemType::I64, &indices_wanted)];
     let (status, outputs) = kernel.run(sizes, &[bytes], &before);
-    let length = value(&spec.inner, sizes);
+    let (length, wanted) = (value(&spec.inner, sizes), value(&spec.k, sizes));
     let [from, to_value, to_index] = [&spec.input, &spec.values, &spec.indices].map(|a| Place::new(a, sizes));
-    let enough = length >= spec.k;
+    let enough = (1..=length).contains(&wanted);
     harness::each(&values(&spec.outer, sizes), |o| {
         let mut row: Vec<(i64, f64)> = (0..length).map(|i| (i, input[from.at(&[o, &[i]].concat())])).collect();
         row.sort_by(|(_, a), (_, b)| {
             let order = b.partial_cmp(a);
             order.unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()))
         });
-        for (j, (i, x)) in row.iter().take(spec.k as usize).enumerate().filter(|_| enough) {
+        for (j, (i, x)) in row.iter().take(wanted as usize).enumerate().filter(|_| enough) {
             let at = [o, &[j as i64]].concat();
             values_wanted[to_value.at(&at)] = *x;
             indices_wanted[to_index.at(&at)] = *i as f64;
@@ -91,6 +92,15 @@ fn known_sizes() {
         let outer: Vec<Dim> = outer.into_iter().map(Dim::from).collect();
         check(&plain(F32, &outer, inner.into(), k), &[&[]]);
     }
+}
+
+/// How many is known at run time only, up to all and beyond.
+#[test]
+fn symbolic_numbers() {
+    let spec = plain(F32, &[symbol("A")], symbol("N"), symbol("W"));
+    let pairs = [(1, 1), (10, 1), (10, 3), (33, 33), (100, 17), (9, 10), (4, 0), (0, 0)];
+    let shapes: Vec<_> = pairs.iter().map(|(n, w)| [("A", 3), ("N", *n), ("W", *w)]).collect();
+    check(&spec, &shapes.iter().map(|s| s.as_slice()).collect::<Vec<_>>());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 pub use crate::ops::Cost;
 
-use crate::{Def, Dim, Entry, Module, Node, Op, Region, Type};
+use crate::{Def, Dim, Entry, Module, Node, Op, Region, Type, ops::Scan};
 
 impl Cost {
     pub fn zero() -> Cost {
@@ -43,13 +43,12 @@ pub fn node(m: &Module, node: Node) -> Cost {
             own.plus(inner(0).times(&count.unwrap_or(1).into()))
         }
         Op::While => {
-            let steps = Dim::from(data.attrs.int("max").unwrap_or(1));
+            let steps = data.attrs.dim("max").cloned().unwrap_or(Dim::from(1));
             own.plus(inner(0).plus(inner(1)).times(&steps))
         }
         Op::Scan => {
-            let axis = data.attrs.int("axis").and_then(|a| usize::try_from(a).ok()).unwrap_or(0);
-            let xs = data.operands.first().copied().flatten();
-            let steps = xs.and_then(|v| m.ty(v).dims.get(axis).cloned()).unwrap_or(Dim::from(1));
+            let scan = Scan::of(data);
+            let steps = scan.inputs.first().and_then(|v| m.ty(*v).dims.get(scan.axis).cloned()).unwrap_or(Dim::from(1));
             own.plus(inner(0).times(&steps))
         }
         _ => own,

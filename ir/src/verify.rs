@@ -334,6 +334,12 @@ impl<'a> Verifier<'a> {
             }
             Err(violation) => self.node_error(node, format!("{} {violation}", data.op)),
         }
+        for (name, dim) in data.attrs.iter().filter_map(|(n, a)| if let Attr::Dim(d) = a { Some((n, d)) } else { None })
+        {
+            for s in dim.symbols().into_iter().filter(|s| !m.symbols.iter().any(|f| f.symbol == *s)) {
+                self.node_error(node, format!("{name}={dim} uses {s}, which no `dim` declares"));
+            }
+        }
         let negative_axis = data.attrs.int("axis").is_some_and(|v| v < 0)
             || matches!(data.attrs.get("axes"), Some(Attr::Ints(v)) if v.iter().any(|a| *a < 0));
         if m.stage > crate::Stage::Imported && negative_axis {

@@ -264,7 +264,7 @@ fn topk(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<(), Refusal> {
         outer: fronts[0].dims.clone(),
         inner: backs[0].dims[0].clone(),
         input: access(0),
-        k: data.attrs.int("k").unwrap_or(1),
+        k: data.attrs.dim("k").cloned().unwrap_or(1.into()),
         values: access(1),
         indices: access(2),
     };
@@ -291,19 +291,25 @@ fn gather(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<(), Refusal>
         strides: layout.strides[from..to].to_vec(),
         offset: 0.into(),
     };
+    let batch = data.attrs.int("batch").unwrap_or(0) as usize;
     let (rank, indices) = (table.layout.rank(), index.layout.rank());
-    let mut before = [cut(&table.layout, 0, axis), cut(&output.layout, 0, axis)];
-    let mut at = [cut(&index.layout, 0, indices), cut(&output.layout, axis, axis + indices)];
-    let mut after = [cut(&table.layout, axis + 1, rank), cut(&output.layout, axis + indices, rank - 1 + indices)];
+    // The output's axes behind the indices.
+    let behind = axis + indices - batch;
+    let mut shared = [&table, &index, &output].map(|v| cut(&v.layout, 0, batch));
+    let mut before = [cut(&table.layout, batch, axis), cut(&output.layout, batch, axis)];
+    let mut at = [cut(&index.layout, batch, indices), cut(&output.layout, axis, behind)];
+    let mut after = [cut(&table.layout, axis + 1, rank), cut(&output.layout, behind, output.layout.rank())];
+    coalesce(&mut shared, &[]);
     [&mut before, &mut at, &mut after].into_iter().for_each(|both| coalesce(both, &[]));
     let spec = gather::Spec {
+        shared: shared[0].dims.clone(),
         before: before[0].dims.clone(),
         axis: table.layout.dims[axis].clone(),
         indices: at[0].dims.clone(),
         after: after[0].dims.clone(),
-        table: join(&[&before[0], &cut(&table.layout, axis, axis + 1), &after[0]]).access(table.elem),
-        index: at[0].access(index.elem),
-        output: join(&[&before[1], &at[1], &after[1]]).access(output.elem),
+        table: join(&[&shared[0], &before[0], &cut(&table.layout, axis, axis + 1), &after[0]]).access(table.elem),
+        index: join(&[&shared[1], &at[0]]).access(index.elem),
+        output: join(&[&shared[2], &before[1], &at[1], &after[1]]).access(output.elem),
     };
     p.launch(spec.into(), vec![table, index], vec![output], vec![]);
     Ok(())

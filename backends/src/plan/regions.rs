@@ -4,14 +4,14 @@ use super::{
     Step,
     planner::{Planner, Refusal, View},
 };
-use kiln_ir::{ElemType, Node, Op, Region, Value};
+use kiln_ir::{Dim, ElemType, Node, Op, Region, Value};
 
 impl Planner<'_> {
     pub(super) fn control(&mut self, node: Node) -> Result<(), Refusal> {
         let data = &self.m.nodes[node];
         match data.op {
             Op::If => self.branch(node),
-            Op::While => self.repeat(node),
+            Op::While => return self.repeat(node),
             _ => self.count(node),
         }
         Ok(())
@@ -27,9 +27,15 @@ impl Planner<'_> {
         self.blocks[self.block].push(step);
     }
 
-    fn repeat(&mut self, node: Node) {
+    fn repeat(&mut self, node: Node) -> Result<(), Refusal> {
         let data = &self.m.nodes[node];
         let (condition, body) = (data.regions[0], data.regions[1]);
+        if self.m.regions[condition].results.iter().any(|flag| self.m.ty(*flag).rank() > 0) {
+            return Err((node, "the cpu back end has no plan for loops of rows".into()));
+        }
+        let Some(max) = data.attrs.dim("max").and_then(Dim::as_const) else {
+            return Err((node, "the cpu back end has no plan for a max that is not constant".into()));
+        };
         let carried = self.carry(node, 0);
         let flag = self.scratch(ElemType::I1, &[]);
         let flags = [flag.clone()];
@@ -41,8 +47,8 @@ impl Planner<'_> {
             p.test(condition, &carried, &flags);
         });
         self.close(start, &flag, &carried);
-        let max = data.attrs.int("max").unwrap_or(0);
         self.blocks[self.block].push(Step::While { condition: flag.place(), body: inner, max });
+        Ok(())
     }
 
     fn count(&mut self, node: Node) {

@@ -85,6 +85,10 @@ pub const CASES: &[Case] = &[
         %2 = gather %0, %1 axis=0 : T[3,2,S]
         %3 = transpose %2 perm=[1,0,2] : T[2,3,S]
         return %3 }" },
+    Case { name: "gather_of_rows", elems: ALL, sizes: SIZES, tolerance: 0.0, below: 5, text: "(%x: T[B,5,S], %y: T[B,S,5], %i: i64[B], %ids: i32[B,3]) -> (a: T[B,S], b: T[B,S,3]) {
+        %0 = gather %x, %i axis=1 batch=1 : T[B,S]
+        %1 = gather %y, %ids axis=2 batch=1 : T[B,S,3]
+        return %0, %1 }" },
     // reductions
     Case { name: "reduce_float", elems: FLOATS, sizes: SIZES, tolerance: 2e-6, below: 0, text: "(%x: T[B,S,K]) -> (a: T[B,S], b: T[B,S,1], c: T[S,K], d: T[], e: T[B,K], f: T[1,S,1], g: T[B,S]) {
         %0 = reduce %x kind=sum axes=[2] keep=false : T[B,S]
@@ -123,6 +127,9 @@ pub const CASES: &[Case] = &[
         %0, %1 = topk %x axis=1 k=3 : T[B,3], i64[B,3]
         %2, %3 = topk %y axis=0 k=2 : T[2,S], i64[2,S]
         return %0, %1, %2, %3 }" },
+    Case { name: "topk_of_a_size", elems: &[F32, I32], sizes: SOME, tolerance: 0.0, below: 0, text: "(%x: T[S,B + 3], %w: i8[B]) -> (a: T[S,B], b: i64[S,B]) {
+        %0, %1 = topk %x axis=1 k=B : T[S,B], i64[S,B]
+        return %0, %1 }" },
     // rows
     Case { name: "softmax", elems: FLOATS, sizes: SIZES, tolerance: 2e-6, below: 0, text: "(%x: T[B,S,K]) -> (a: T[B,S,K], b: T[B,S,K], c: T[B,S,K]) {
         %0 = softmax %x axis=2 : T[B,S,K]

@@ -283,7 +283,7 @@ impl<'a> Simulator<'a> {
             let mut row: Vec<(i64, Scalar)> =
                 (0..self.value(&s.inner)).map(|i| (i, self.get(&bound[0], &at(i)))).collect();
             row.sort_by(|a, b| greater(a.1, b.1, s.input.elem).cmp(&greater(b.1, a.1, s.input.elem)).reverse());
-            for (j, (i, value)) in row.iter().take(s.k as usize).enumerate() {
+            for (j, (i, value)) in row.iter().take(self.value(&s.k) as usize).enumerate() {
                 self.set(&bound[1], &at(j as i64), *value);
                 self.set(&bound[2], &at(j as i64), Scalar::I(*i));
             }
@@ -329,13 +329,14 @@ impl<'a> Simulator<'a> {
     }
 
     fn gather(&mut self, s: &gather::Spec, bound: &[Bound]) {
-        for before in indices(&self.values(&s.before)) {
+        let front = [self.values(&s.shared), self.values(&s.before)].concat();
+        for front in indices(&front) {
             for i in indices(&self.values(&s.indices)) {
-                let at = self.get(&bound[1], &i).as_i64();
+                let at = self.get(&bound[1], &[&front[..s.shared.len()], &i].concat()).as_i64();
                 assert!(at >= 0 && at < self.value(&s.axis));
                 for after in indices(&self.values(&s.after)) {
-                    let value = self.get(&bound[0], &[before.clone(), vec![at], after.clone()].concat());
-                    self.set(&bound[2], &[before.clone(), i.clone(), after].concat(), value);
+                    let value = self.get(&bound[0], &[front.clone(), vec![at], after.clone()].concat());
+                    self.set(&bound[2], &[front.clone(), i.clone(), after].concat(), value);
                 }
             }
         }

@@ -169,7 +169,7 @@ pub(super) fn argmax(x: &Tensor, axis: usize, shape: &[usize]) -> Result<Tensor,
 pub(super) fn topk(x: &Tensor, axis: usize, k: usize, shape: &[usize]) -> Result<[Tensor; 2], String> {
     let (before, after) = around(&x.shape, axis);
     let size = x.shape[axis];
-    if k > size {
+    if k < 1 || k > size {
         return Err(format!("the {k} largest of an axis of size {size}"));
     }
     let n = count(shape).unwrap_or(0);

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Def, ElemType, Module, Node, Region, Symbol, Type, Value,
-    ops::{Meaning, Primitive, Seq, Violation, norm_axis},
+    ops::{Meaning, Primitive, Scan, Seq, Violation, norm_axis},
     scalar::Builder,
 };
 use cranelift_entity::SecondaryMap;
@@ -281,7 +281,8 @@ impl<'a> Run<'a> {
                 one(movement::concat(&parts, axis(shapes[0].len()), &shapes[0]))
             }
             Primitive::Gather => {
-                let gathered = movement::gather(&given[0], &given[1], axis(given[0].shape.len()), &shapes[0]);
+                let batch = usize::try_from(attrs.int("batch").unwrap_or(0)).unwrap_or(0);
+                let gathered = movement::gather(&given[0], &given[1], (batch, axis(given[0].shape.len())), &shapes[0]);
                 one(gathered.map_err(|e| self.at(node, e))?)
             }
             Primitive::Iota => {
@@ -315,11 +316,11 @@ impl<'a> Run<'a> {
             }
             Primitive::Fusion => self.region(data.regions[0], given),
             Primitive::If => {
-                let region = data.regions[usize::from(!truth(&given[0]))];
+                let region = data.regions[usize::from(!truths(&given[0]).contains(&true))];
                 self.region(region, vec![])
             }
             Primitive::For => {
-                let count = integer(&given[0]);
+                let count = integers(&given[0]).first().copied().unwrap_or(0);
                 let mut carried = given[1..].to_vec();
                 for step in 0..count.max(0) {
                     let step = Rc::new(Tensor::ints(ElemType::I64, [], vec![step]));
@@ -331,11 +332,12 @@ impl<'a> Run<'a> {
             }
             Primitive::While => {
                 let mut carried = given;
-                let max = attrs.int("max").unwrap_or(0);
+                let max = attrs.dim("max").map_or(Ok(0), |d| self.size(d)).map_err(|e| self.at(node, e))?;
                 let mut done = 0;
                 loop {
                     let condition = self.region(data.regions[0], carried.clone())?;
-                    if !truth(&condition[0]) {
+                    let holds = truths(&condition[0]);
+                    if !holds.contains(&true) {
                         return Ok(carried);
                     }
                     if done >= max {
@@ -343,7 +345,11 @@ impl<'a> Run<'a> {
                     }
                     done += 1;
                     self.tick(node)?;
+                    let old = carried.clone();
                     carried = self.region(data.regions[1], carried)?;
+                    if !condition[0].shape.is_empty() {
+                        keep_rows(&mut carried, &old, &holds);
+                    }
                 }
             }
             Primitive::Scan => self.scan(node, given, shapes),
@@ -364,26 +370,40 @@ impl<'a> Run<'a> {
 
     fn scan(&mut self, node: Node, given: Tensors, shapes: &[Vec<usize>]) -> Result<Tensors, EvalError> {
         let data = &self.module.nodes[node];
-        let axis = usize::try_from(data.attrs.int("axis").unwrap_or(0)).unwrap_or(0);
-        let inputs = usize::try_from(data.attrs.int("inputs").unwrap_or(1)).unwrap_or(1);
-        let mut carried = given[inputs..].to_vec();
+        let scan = Scan::of(data);
+        let axis = scan.axis;
+        let (lengths, xs) = given.split_at(usize::from(scan.lengths.is_some()));
+        let (xs, inits) = xs.split_at(scan.inputs.len());
+        let mut carried = inits.to_vec();
         let carries = carried.len();
         let mut stacked: Vec<Tensors> = vec![vec![]; shapes.len() - carries];
-        for step in 0..given[0].shape[axis] as i64 {
+        let size = xs[0].shape[axis] as i64;
+        for step in 0..size {
+            let step = if scan.reverse { size - 1 - step } else { step };
             let mut args = vec![];
-            for x in &given[..inputs] {
+            for x in xs {
                 let mut slice = movement::slice(x, axis, step, step + 1, 1).map_err(|e| self.at(node, e))?;
                 slice.shape.remove(axis);
                 args.push(Rc::new(slice));
             }
+            let mut old = carried.clone();
             args.extend(carried);
             self.tick(node)?;
             let mut results = self.region(data.regions[0], args)?;
+            if let [lengths] = lengths {
+                let zeros = results[carries..].iter().map(|t| Rc::new(movement::filled(t.elem, &t.shape, 0.0)));
+                old.extend(zeros);
+                let begun: Vec<bool> = integers(lengths).iter().map(|length| step < *length).collect();
+                keep_rows(&mut results, &old, &begun);
+            }
             for (list, mut slice) in stacked.iter_mut().zip(results.split_off(carries)) {
                 Rc::make_mut(&mut slice).shape.insert(axis, 1);
                 list.push(slice);
             }
             carried = results;
+        }
+        if scan.reverse {
+            stacked.iter_mut().for_each(|list| list.reverse());
         }
         let types = data.results[carries..].iter().map(|v| self.module.ty(*v).elem);
         for ((list, shape), elem) in stacked.iter().zip(&shapes[carries..]).zip(types) {
@@ -442,15 +462,28 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A tensor of one `i1`.
-fn truth(t: &Tensor) -> bool {
-    integer(t) != 0
+/// The elements of a tensor of `i1`.
+fn truths(t: &Tensor) -> Vec<bool> {
+    integers(t).iter().map(|i| *i != 0).collect()
 }
 
-/// A tensor of one integer.
-fn integer(t: &Tensor) -> i64 {
+/// The elements of a tensor of integers.
+fn integers(t: &Tensor) -> &[i64] {
     match &t.data {
-        Data::I(v) => v.first().copied().unwrap_or(0),
-        Data::F(_) => 0,
+        Data::I(v) => v,
+        Data::F(_) => &[],
+    }
+}
+
+/// Puts the rows of `old` back into `new`, along the first axis, that `changes` does not name.
+fn keep_rows(new: &mut Tensors, old: &[Rc<Tensor>], changes: &[bool]) {
+    for (new, old) in new.iter_mut().zip(old) {
+        let row = new.data.len() / changes.len().max(1);
+        let kept = changes.iter().enumerate().filter(|(_, change)| !**change).map(|(at, _)| at * row..(at + 1) * row);
+        match (&mut Rc::make_mut(new).data, &old.data) {
+            (Data::F(new), Data::F(old)) => kept.for_each(|rows| new[rows.clone()].copy_from_slice(&old[rows])),
+            (Data::I(new), Data::I(old)) => kept.for_each(|rows| new[rows.clone()].copy_from_slice(&old[rows])),
+            (Data::F(_), Data::I(_)) | (Data::I(_), Data::F(_)) => {}
+        }
     }
 }

@@ -151,7 +151,13 @@ pub(super) fn concat(parts: &[&Tensor], axis: usize, shape: &[usize]) -> Tensor 
     out
 }
 
-pub(super) fn gather(x: &Tensor, indices: &Tensor, axis: usize, shape: &[usize]) -> Result<Tensor, String> {
+/// Picks along `axis`; the first `batch` axes of both tensors are one.
+pub(super) fn gather(
+    x: &Tensor,
+    indices: &Tensor,
+    (batch, axis): (usize, usize),
+    shape: &[usize],
+) -> Result<Tensor, String> {
     let size = x.shape[axis];
     let Data::I(indices_data) = &indices.data else { return Err("the indices are not integers".into()) };
     let mut rows = Vec::with_capacity(indices_data.len());
@@ -165,17 +171,17 @@ pub(super) fn gather(x: &Tensor, indices: &Tensor, axis: usize, shape: &[usize])
             }
         }
     }
-    let before: usize = x.shape[..axis].iter().product();
-    let after: usize = x.shape[axis + 1..].iter().product();
-    fn take<T: Copy>(v: &[T], before: usize, size: usize, after: usize, rows: &[usize]) -> Vec<T> {
-        let starts = (0..before).flat_map(|b| rows.iter().map(move |r| (b * size + r) * after));
-        starts.flat_map(|at| v[at..at + after].iter().copied()).collect()
+    if shape.contains(&0) {
+        return Ok(filled(x.elem, shape, 0.0));
     }
-    let data = if shape.contains(&0) {
-        each!(&x.data, v => v[..0].to_vec())
-    } else {
-        each!(&x.data, v => take(v, before, size, after, &rows))
-    };
+    let between: usize = x.shape[batch..axis].iter().product();
+    let after: usize = x.shape[axis + 1..].iter().product();
+    let each_batch = rows.len() / x.shape[..batch].iter().product::<usize>();
+    let starts = rows.chunks(each_batch).enumerate().flat_map(|(b, rows)| {
+        let slabs = b * between..(b + 1) * between;
+        slabs.flat_map(move |slab| rows.iter().map(move |r| (slab * size + r) * after))
+    });
+    let data = each!(&x.data, v => starts.flat_map(|at| v[at..at + after].iter().copied()).collect());
     Ok(Tensor { elem: x.elem, shape: shape.to_vec(), data })
 }
 

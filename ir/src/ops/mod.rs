@@ -11,6 +11,7 @@ mod cx;
 
 pub use cx::{Cx, RegionTypes, Seq, Violation};
 pub(crate) use cx::{broadcast, norm_axis};
+pub use scan::Scan;
 
 use crate::{
     Dim, ElemType, Type,
@@ -51,7 +52,7 @@ ops! {
     Reduce reduce, Argmax argmax, Topk topk, Softmax softmax, LogSoftmax log_softmax, LayerNorm layer_norm,
     RmsNorm rms_norm, L2Normalize l2_normalize,
     // products
-    Matmul matmul, Conv conv, Linear linear, Attention attention,
+    Matmul matmul, Conv conv, Linear linear, Attention attention, LstmCell lstm_cell, GruCell gru_cell,
     // regions
     Fusion fusion, If if_, For for_, While while_, Scan scan,
     // state
@@ -95,7 +96,7 @@ pub enum Arity {
     One,
     /// Written `name=%value`, or absent.
     Optional,
-    /// Any number; only as the last operand.
+    /// Any number; only as the last operand. Optional ones in front of it have their slots, present or not.
     Many,
 }
 

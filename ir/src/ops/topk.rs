@@ -1,11 +1,11 @@
 //! `%values, %indices = topk %x axis=-1 k=5`: the `k` largest elements along an axis in falling order, and where they
-//! were (`i64`); of equal ones the first comes first; a NaN counts as largest.
+//! were (`i64`); of equal ones the first comes first; a NaN counts as largest. `k` is a size: `k=min(W, N)`.
 //!
-//! (C1) The axis exists. (C2) `1 <= k <= size`.
+//! (C1) The axis exists. (C2) `1 <= k <= size`; where that depends on symbols, it is an error at run time.
 
 use super::{Meaning, OpDef, Primitive, Tolerance, Violation, one};
 use crate::{
-    ElemType,
+    Dim, ElemType,
     attr::{AttrKind, attr},
 };
 
@@ -14,17 +14,18 @@ pub(super) static DEF: OpDef = OpDef {
     summary: "the k largest elements along an axis in falling order, and where they were",
     constraints: &["C1: the axis exists", "C2: 1 <= k <= size"],
     operands: &[one("x")],
-    attrs: &[attr("axis", AttrKind::Int), attr("k", AttrKind::Int)],
+    attrs: &[attr("axis", AttrKind::Int), attr("k", AttrKind::Dim)],
     regions: &[],
     infer: |cx| {
         let x = cx.ty(0);
         let axis = cx.axis("axis", x.rank())?;
-        let k = cx.attrs.int("k").unwrap_or(0);
-        if k < 1 || k > x.dims[axis].range(cx.symbols).1 {
+        let k = cx.attrs.dim("k").cloned().unwrap_or(Dim::from(0));
+        let rest = x.dims[axis].clone() - k.clone();
+        if k.range(cx.symbols).1 < 1 || rest.range(cx.symbols).1 < 0 {
             return Err(Violation::new("C2", format!("k is {k}, the axis has size {}", x.dims[axis])));
         }
         let mut values = x.clone();
-        values.dims[axis] = k.into();
+        values.dims[axis] = k;
         let indices = values.with_elem(ElemType::I64);
         Ok(vec![values, indices])
     },

@@ -16,13 +16,14 @@ pub(super) struct Task<'s, 'k> {
     k: K<'k>,
     kernel: &'s Kernel<'k>,
     cpu: &'static Cpu,
-    /// Loops over slices: those over `before`, then those over `indices`.
+    /// Loops over slices: those over `shared`, over `before`, over `indices`.
+    shared: Vec<Axis>,
     before: Vec<Axis>,
     indices: Vec<Axis>,
     /// Loops over a slice.
     after: Vec<Axis>,
-    /// The strides of the table are those of the loops over `before`, of the indexed axis, of the loops over `after`;
-    /// those of the output follow the loops.
+    /// The strides of the table are those of the loops over `shared` and `before`, of the indexed axis, of the loops over
+    /// `after`; those of the index of the loops over `shared` and `indices`; those of the output follow the loops.
     table: View<'k>,
     index: View<'k>,
     output: View<'k>,
@@ -30,21 +31,22 @@ pub(super) struct Task<'s, 'k> {
 
 impl<'s, 'k> Task<'s, 'k> {
     pub(super) fn new(spec: &'s Spec, kernel: &'s Kernel<'k>, cpu: &'static Cpu) -> Self {
-        let [before, indices, after] = spec.axes();
+        let [shared, before, indices, after] = spec.axes();
         let of = |axes: &[Axis], access: usize| axes.iter().map(|a| a.strides[access].clone()).collect::<Vec<_>>();
-        let axis = spec.table.strides[spec.before.len()].clone();
+        let axis = spec.table.strides[spec.shared.len() + spec.before.len()].clone();
         let view = |buffer: usize, access: &Access, strides: Vec<Dim>| {
             let elem = if buffer == 1 { access.elem } else { bits(access.elem) };
             View::new(kernel, buffer, &Access { elem, offset: access.offset.clone(), strides }, cpu)
         };
         Task {
-            table: view(0, &spec.table, [of(&before, 0), vec![axis], of(&after, 0)].concat()),
-            index: view(1, &spec.index, of(&indices, 0)),
-            output: view(2, &spec.output, [of(&before, 1), of(&indices, 1), of(&after, 1)].concat()),
+            table: view(0, &spec.table, [of(&shared, 0), of(&before, 0), vec![axis], of(&after, 0)].concat()),
+            index: view(1, &spec.index, [of(&shared, 1), of(&indices, 0)].concat()),
+            output: view(2, &spec.output, [of(&shared, 2), of(&before, 1), of(&indices, 1), of(&after, 1)].concat()),
             spec,
             k: kernel.k,
             kernel,
             cpu,
+            shared,
             before,
             indices,
             after,
@@ -55,7 +57,8 @@ impl<'s, 'k> Task<'s, 'k> {
     pub(super) fn run(&self) -> V<'k> {
         let (k, kernel) = (self.k, self.kernel);
         let axis = kernel.size(&self.spec.axis);
-        let outer: Vec<Ix<'k>> = self.before.iter().chain(&self.indices).map(|a| a.size(kernel)).collect();
+        let loops = self.shared.iter().chain(&self.before).chain(&self.indices);
+        let outer: Vec<Ix<'k>> = loops.map(|a| a.size(kernel)).collect();
         let after: Vec<Ix<'k>> = self.after.iter().map(|a| a.size(kernel)).collect();
         let zero = k.int(Ty::I32, 0);
         if outer.iter().any(|n| n.is(0)) {
@@ -67,11 +70,11 @@ impl<'s, 'k> Task<'s, 'k> {
             let end = (first + per_task).min(slices);
             k.for_carry(first, end, 1, status, |slice, status| {
                 let at = coordinates(slice, &outer);
-                let (before, indices) = at.split_at(self.before.len());
-                let index = self.index_at(indices);
+                let (front, indices) = at.split_at(self.shared.len() + self.before.len());
+                let index = self.index_at(&[&front[..self.shared.len()], indices].concat());
                 let good = index.cmp(Cmp::Ult, axis.v(k));
                 k.if_(good, || {
-                    let from = self.table.at(&[before, &[Ix::Value(index)]].concat());
+                    let from = self.table.at(&[front, &[Ix::Value(index)]].concat());
                     self.copy(&after, from, self.output.at(&at));
                 });
                 vec![good.select(status[0], k.int(Ty::I32, 1))]

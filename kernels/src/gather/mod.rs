@@ -11,39 +11,46 @@ use crate::{
 };
 use kiln_ir::Dim;
 
-/// `output[b, i, a] = table[b, index[i], a]` for `b` in `before`, `i` in `indices`, `a` in `after`. For an index that is
-/// negative or not below `axis` nothing is read or written, and the status is 1.
+/// `output[s, b, i, a] = table[s, b, index[s, i], a]` for `s` in `shared`, `b` in `before`, `i` in `indices`, `a` in
+/// `after`. For an index that is negative or not below `axis` nothing is read or written, and the status is 1.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Spec {
+    /// The axes that the table and the index have in common.
+    pub shared: Vec<Dim>,
     pub before: Vec<Dim>,
     /// Size of the indexed axis.
     pub axis: Dim,
     pub indices: Vec<Dim>,
     pub after: Vec<Dim>,
-    /// Of rank `before + 1 + after`; its element type is also the output's.
+    /// Of rank `shared + before + 1 + after`; its element type is also the output's.
     pub table: Access,
-    /// Of rank `indices`, of any integer type.
+    /// Of rank `shared + indices`, of any integer type.
     pub index: Access,
-    /// Of rank `before + indices + after`.
+    /// Of rank `shared + before + indices + after`.
     pub output: Access,
 }
 
 impl Spec {
     fn operands(&self) -> [Operand<'_>; 3] {
-        let table = self.before.iter().chain([&self.axis]).chain(&self.after).cloned().collect();
-        let output = self.before.iter().chain(&self.indices).chain(&self.after).cloned().collect();
-        [(&self.table, table, false), (&self.index, self.indices.clone(), false), (&self.output, output, true)]
+        let front: Vec<Dim> = self.shared.iter().chain(&self.before).cloned().collect();
+        let table = front.iter().chain([&self.axis]).chain(&self.after).cloned().collect();
+        let index = self.shared.iter().chain(&self.indices).cloned().collect();
+        let output = front.iter().chain(&self.indices).chain(&self.after).cloned().collect();
+        [(&self.table, table, false), (&self.index, index, false), (&self.output, output, true)]
     }
 
-    /// The loops over `before` with the strides of the table and the output, over `indices` with those of the index
-    /// and the output, and over `after` with those of the table and the output.
-    fn axes(&self) -> [Vec<Axis>; 3] {
-        let (before, indices) = (self.before.len(), self.indices.len());
-        let (table, output) = (&self.table.strides, &self.output.strides);
+    /// The loops over `shared` with the strides of the table, the index and the output, over `before` with those of
+    /// the table and the output, over `indices` with those of the index and the output, and over `after` with those of
+    /// the table and the output.
+    fn axes(&self) -> [Vec<Axis>; 4] {
+        let (shared, indices) = (self.shared.len(), self.indices.len());
+        let front = shared + self.before.len();
+        let (table, index, output) = (&self.table.strides, &self.index.strides, &self.output.strides);
         [
-            arrange(&self.before, &[&table[..before], &output[..before]], &[]),
-            arrange(&self.indices, &[&self.index.strides, &output[before..before + indices]], &[]),
-            arrange(&self.after, &[&table[before + 1..], &output[before + indices..]], &[]),
+            arrange(&self.shared, &[&table[..shared], &index[..shared], &output[..shared]], &[]),
+            arrange(&self.before, &[&table[shared..front], &output[shared..front]], &[]),
+            arrange(&self.indices, &[&index[shared..], &output[front..front + indices]], &[]),
+            arrange(&self.after, &[&table[front + 1..], &output[front + indices..]], &[]),
         ]
     }
 
@@ -61,12 +68,14 @@ impl Family for Spec {
     }
 
     fn size_args(&self) -> Vec<Dim> {
-        let dims = self.before.iter().chain([&self.axis]).chain(&self.indices).chain(&self.after);
+        let front = self.shared.iter().chain(&self.before);
+        let dims = front.chain([&self.axis]).chain(&self.indices).chain(&self.after);
         access::size_args(dims, [&self.table, &self.index, &self.output])
     }
 
     fn tasks(&self) -> Dim {
-        access::product(self.before.iter().chain(&self.indices)).ceil_div(&self.slices_per_task().into())
+        access::product(self.shared.iter().chain(&self.before).chain(&self.indices))
+            .ceil_div(&self.slices_per_task().into())
     }
 
     fn scratch_bytes(&self) -> Dim {

@@ -18,8 +18,9 @@ pub(super) struct Task<'s, 'k> {
     input: View<'k>,
     values: View<'k>,
     indices: View<'k>,
-    /// Elements of a row, at least `spec.k`.
+    /// Elements of a row, and how many of them are wanted, at most all.
     length: Ix<'k>,
+    wanted: Ix<'k>,
 }
 
 impl<'s, 'k> Task<'s, 'k> {
@@ -34,6 +35,7 @@ impl<'s, 'k> Task<'s, 'k> {
             values: View::new(kernel, 1, &spec.values, cpu),
             indices: View::new(kernel, 2, &spec.indices, cpu),
             length: kernel.size(&spec.inner),
+            wanted: kernel.size(&spec.k),
         }
     }
 
@@ -47,20 +49,20 @@ impl<'s, 'k> Task<'s, 'k> {
     }
 
     fn row(&self, index: &[Ix<'k>]) {
-        let (k, wanted) = (self.k, self.spec.k);
+        let (k, wanted) = (self.k, self.wanted);
         let input = self.input.at(index);
         let stride = self.input.strides[index.len()];
         let load = |i: Ix<'k>, part| self.input.load(self.input.step(input, i * stride), stride, part);
         k.for_(0, wanted, 1, |i| self.insert(load(i, Part::All(1)), i, i));
-        vectors(k, (wanted.into(), self.length), self.lanes, false, |i, part| {
+        vectors(k, (wanted, self.length), self.lanes, false, |i, part| {
             let lanes = part.lanes();
-            let last = || self.load_value((wanted - 1).into());
+            let last = || self.load_value(wanted - 1);
             let exceeds = self.exceeds(load(i, part), last().broadcast(lanes));
             let any = if lanes == 1 { exceeds } else { exceeds.any() };
             k.if_(any, || {
                 k.for_(i, i + lanes as i64, 1, |i| {
                     let x = load(i, Part::All(1));
-                    k.if_(self.exceeds(x, last()), || self.insert(x, i, (wanted - 1).into()));
+                    k.if_(self.exceeds(x, last()), || self.insert(x, i, wanted - 1));
                 });
             });
         });
@@ -93,7 +95,7 @@ impl<'s, 'k> Task<'s, 'k> {
     }
 
     fn position(&self, j: Ix<'k>) -> Ptr<'k> {
-        at(self.kernel.scratch.bytes(self.spec.k * 8), Ty::I64, j)
+        at(self.kernel.scratch.bytes(self.wanted * 8), Ty::I64, j)
     }
 
     /// Puts an element into the list, of which `end` elements stay, behind those it does not exceed.

@@ -14,8 +14,8 @@ use crate::{
 };
 use kiln_ir::Dim;
 
-/// `values[o, j]` is the `j`-th largest of `input[o, ..]` and `indices[o, j]` its position. A row shorter than `k` ends
-/// the kernel with status 1, and nothing is written.
+/// `values[o, j]` is the `j`-th largest of `input[o, ..]` and `indices[o, j]` its position. With a `k` below 1 or above the
+/// length of a row the kernel ends with status 1, and nothing is written.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Spec {
     pub outer: Vec<Dim>,
@@ -23,8 +23,7 @@ pub struct Spec {
     pub inner: Dim,
     /// Of rank `outer.len() + 1`.
     pub input: Access,
-    /// At least 1.
-    pub k: i64,
+    pub k: Dim,
     /// Of rank `outer.len() + 1`, with the input's element type.
     pub values: Access,
     /// Of rank `outer.len() + 1`, of `i64`.
@@ -40,8 +39,8 @@ impl Spec {
         let space = |row: Dim| self.outer.iter().cloned().chain([row]).collect();
         [
             (&self.input, space(self.inner.clone()), false),
-            (&self.values, space(self.k.into()), true),
-            (&self.indices, space(self.k.into()), true),
+            (&self.values, space(self.k.clone()), true),
+            (&self.indices, space(self.k.clone()), true),
         ]
     }
 }
@@ -55,7 +54,7 @@ impl Family for Spec {
     }
 
     fn size_args(&self) -> Vec<Dim> {
-        let dims = self.outer.iter().chain([&self.inner]);
+        let dims = self.outer.iter().chain([&self.inner, &self.k]);
         access::size_args(dims, [&self.input, &self.values, &self.indices])
     }
 
@@ -65,7 +64,7 @@ impl Family for Spec {
 
     /// The largest elements so far and their positions.
     fn scratch_bytes(&self) -> Dim {
-        (self.k * 16).into()
+        self.k.clone() * 16.into()
     }
 
     fn cost(&self) -> Cost {
@@ -75,9 +74,10 @@ impl Family for Spec {
 
     fn emit(&self, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu) {
         module.kernel(symbol, &self.size_args(), |kernel| {
-            let length = kernel.size(&self.inner);
-            kernel.k.if_(Ix::Const(self.k).le(length), || emit::Task::new(self, kernel, cpu).run());
-            let status = length.lt(self.k).and(kernel.lo.lt(kernel.hi)).choose(1, 0).v(kernel.k);
+            let (length, wanted) = (kernel.size(&self.inner), kernel.size(&self.k));
+            let fits = Ix::Const(1).le(wanted).and(wanted.le(length));
+            kernel.k.if_(fits, || emit::Task::new(self, kernel, cpu).run());
+            let status = fits.choose(0, kernel.lo.lt(kernel.hi).choose(1, 0)).v(kernel.k);
             Some(status.int_to(Elem::I32, false))
         });
     }

@@ -186,6 +186,11 @@ fn broadcast_behind_reduce(s: &mut Seq<'_>, data: &NodeData, _: &Around) -> Foun
     s.op(Op::Broadcast, [reduced], [("to", to.into())]).map(Some)
 }
 
+/// A `gather` of one table for all indices.
+fn is_lookup(data: &NodeData) -> bool {
+    data.op == Op::Gather && data.attrs.get("batch").is_none()
+}
+
 /// The rows that an index asks for, when they are known to lie side by side: the first, and how many.
 fn known_rows(s: &Seq<'_>, index: Value) -> Option<(Dim, Dim)> {
     if let Some(literal) = analysis::splat(s.module, index) {
@@ -218,7 +223,7 @@ fn known_rows(s: &Seq<'_>, index: Value) -> Option<(Dim, Dim)> {
 
 /// `gather` of rows `a, a + 1, ...` is a slice, of one row over and over a broadcast of it.
 fn lookup_of_known_rows(s: &mut Seq<'_>, data: &NodeData, _: &Around) -> Found {
-    if data.op != Op::Gather {
+    if !is_lookup(data) {
         return Ok(None);
     }
     let (table, index) = (data.operand(0), data.operand(1));
@@ -243,7 +248,7 @@ fn lookup_of_known_rows(s: &mut Seq<'_>, data: &NodeData, _: &Around) -> Found {
 
 /// `gather(x, broadcast(i))` looks up once and broadcasts what it found.
 fn lookup_repeats(s: &mut Seq<'_>, data: &NodeData, _: &Around) -> Found {
-    if data.op != Op::Gather {
+    if !is_lookup(data) {
         return Ok(None);
     }
     let Some((_, index)) = inner(s, data.operand(1), Op::Broadcast) else { return Ok(None) };

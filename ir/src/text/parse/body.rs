@@ -93,6 +93,11 @@ impl Parser<'_> {
         if !def.is_variadic() {
             operands.resize(def.operands.len(), None);
         }
+        for (slot, _) in
+            def.operands.iter().enumerate().filter(|(_, o)| def.is_variadic() && o.arity == Arity::Optional)
+        {
+            operands.insert(slot, None);
+        }
         let mut attrs = Attrs::default();
         let mut regions = vec![];
         while let Token::Word(key) = self.peek().clone() {

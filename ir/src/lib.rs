@@ -5,6 +5,7 @@
 //! from that declaration. This crate does no IO and knows no file format, no target and no compiler library.
 
 pub mod attr;
+pub mod circuit;
 pub mod cost;
 pub mod dim;
 pub mod eval;
@@ -17,11 +18,12 @@ pub mod types;
 pub mod verify;
 
 pub use attr::{Attr, Attrs};
+pub use circuit::Circuit;
 pub use cost::Cost;
 pub use dim::{Dim, Symbol, SymbolFacts};
 pub use module::{
-    Const, ConstData, Def, Entry, Label, Module, Node, NodeData, Param, ParamData, Region, RegionData, Stage, State,
-    StateData, Value, ValueData, WeightFile,
+    CircuitId, Const, ConstData, Def, Entry, Label, Module, Node, NodeData, Param, ParamData, Region, RegionData,
+    Stage, State, StateData, Value, ValueData, WeightFile,
 };
 pub use ops::{Op, Violation};
 pub use target::{Target, TargetKind};

@@ -1,6 +1,6 @@
 //! Modules: symbols, weights, constants, states and entry points over shared arenas of values, nodes and regions.
 
-use crate::{Dim, ElemType, Op, Symbol, SymbolFacts, Type, attr::Attrs, ops::Violation, scalar::Literal};
+use crate::{Circuit, Dim, ElemType, Op, Symbol, SymbolFacts, Type, attr::Attrs, ops::Violation, scalar::Literal};
 use cranelift_entity::{PrimaryMap, entity_impl};
 use std::collections::{HashMap, HashSet};
 
@@ -23,6 +23,8 @@ ids! {
     Const "const",
     /// A declared state.
     State "state",
+    /// A probabilistic circuit.
+    CircuitId "circuit",
     /// A file that holds weights.
     WeightFile "file",
 }
@@ -144,6 +146,7 @@ pub struct Module {
     pub params: PrimaryMap<Param, ParamData>,
     pub consts: PrimaryMap<Const, ConstData>,
     pub states: PrimaryMap<State, StateData>,
+    pub circuits: PrimaryMap<CircuitId, Circuit>,
     pub entries: Vec<Entry>,
     /// Facts about the model that are not computation: `image.mean`, `labels`, ... carried to the artifact.
     pub metadata: std::collections::BTreeMap<String, String>,
@@ -164,6 +167,7 @@ impl Module {
             params: PrimaryMap::new(),
             consts: PrimaryMap::new(),
             states: PrimaryMap::new(),
+            circuits: PrimaryMap::new(),
             entries: vec![],
             metadata: Default::default(),
             values: PrimaryMap::new(),
@@ -257,6 +261,11 @@ impl Module {
 
     pub fn entry(&self, name: &str) -> Option<&Entry> {
         self.entries.iter().find(|e| e.name == name)
+    }
+
+    /// The circuit of this name.
+    pub fn circuit(&self, name: &str) -> Option<&Circuit> {
+        self.circuits.values().find(|c| c.name == name)
     }
 
     pub fn ty(&self, value: Value) -> &Type {

@@ -7,6 +7,7 @@
 //! - operands are defined before their use, in the same region or one around it; the body of a `fusion` uses nothing
 //!   from outside but constants of rank 0;
 //! - every node fits the signature of its op, and the types of its results are those that the op infers;
+//! - circuits are smooth and decomposable;
 //! - constants have as many elements as their type, each a value of it; weights have constant sizes;
 //! - at stage `canonical` and later, axes are non-negative; at stage `legal`, no composite op stands outside of what the
 //!   target takes (checked by the pass `legalize`, which knows the target).
@@ -198,7 +199,8 @@ impl<'a> Verifier<'a> {
         let symbols = m.symbols.iter().map(|s| format!("dim {}", s.symbol));
         let entries = m.entries.iter().map(|e| format!("entry {}", at_text(&e.name)));
         let states = m.states.values().map(|s| format!("state {}", at_text(&s.name)));
-        let names: Vec<String> = symbols.chain(entries).chain(states).collect();
+        let circuits = m.circuits.values().map(|c| format!("circuit {}", at_text(&c.name)));
+        let names: Vec<String> = symbols.chain(entries).chain(states).chain(circuits).collect();
         for name in names {
             if !unique.insert(name.clone()) {
                 self.report(name, "stands twice");
@@ -236,6 +238,7 @@ impl<'a> Verifier<'a> {
             }
             self.symbols_declared(&s.ty, &format!("state {}", at_text(&s.name)));
         }
+        self.circuits();
         for e in &m.entries {
             let (mut inputs, mut outputs) = (HashSet::new(), HashSet::new());
             for arg in &m.regions[e.body].args {
@@ -248,6 +251,16 @@ impl<'a> Verifier<'a> {
                 if !outputs.insert(o) {
                     self.report(format!("entry {}", at_text(&e.name)), format!("output {o} stands twice"));
                 }
+            }
+        }
+    }
+
+    fn circuits(&mut self) {
+        for c in self.m.circuits.values() {
+            let place = format!("circuit {}", at_text(&c.name));
+            match c.scope_violations() {
+                Some((found, _)) => found.into_iter().for_each(|v| self.report(place.clone(), v.message)),
+                None => self.report(place, "its nodes have too many different sets of variables"),
             }
         }
     }

@@ -230,7 +230,7 @@ impl Planner<'_> {
                 Ok(())
             }
             Op::If | Op::While | Op::For => self.control(node),
-            Op::Scan | Op::StateRead | Op::StateAppend | Op::StateReset => {
+            Op::Scan | Op::StateRead | Op::StateAppend | Op::StateReset | Op::CircuitQuery => {
                 Err((node, "the cpu back end has no plan for it".into()))
             }
             _ => lower::group(self, &Group::of(m, node)),

@@ -353,10 +353,36 @@ impl<'a> Run<'a> {
                 }
             }
             Primitive::Scan => self.scan(node, given, shapes),
+            Primitive::CircuitQuery => self.circuit(node, &operands, shapes),
             Primitive::StateRead | Primitive::StateAppend | Primitive::StateReset => {
                 self.state(primitive, node, given.first(), shapes)
             }
         }
+    }
+
+    fn circuit(
+        &mut self,
+        node: Node,
+        operands: &[Option<Rc<Tensor>>],
+        shapes: &[Vec<usize>],
+    ) -> Result<Tensors, EvalError> {
+        let data = &self.module.nodes[node];
+        let name = data.attrs.name("circuit").unwrap_or("");
+        let (Some(c), Some(x)) = (self.module.circuit(name), &operands[0]) else {
+            return Err(self.at(node, format!("no circuit @{name}")));
+        };
+        let kind = data.attrs.word("kind").unwrap_or("evidence");
+        // Each row visits every edge, and for marginals every value; a visit is a small part of what a node takes.
+        let values = if kind == "marginals" { u64::from(c.max_values().max(1)) } else { 1 };
+        let each = ((c.len() + c.edges()) as u64).saturating_mul(values);
+        self.steps = self.steps.saturating_add(each.saturating_mul(x.shape[0] as u64) / 64);
+        if self.steps > self.limits.steps {
+            return Err(self.too_many_steps(node));
+        }
+        let results: Vec<_> =
+            data.results.iter().zip(shapes).map(|(v, shape)| (self.module.ty(*v).elem, shape.clone())).collect();
+        let [mask, seed] = [1, 2].map(|n| operands.get(n).and_then(Option::as_deref));
+        Ok(super::circuit::query(c, kind, x, mask, seed, &results).into_iter().map(Rc::new).collect())
     }
 
     /// Counts an iteration, so that an empty body cannot run for ever.

@@ -7,6 +7,7 @@
 //! Any parsed module may be evaluated, verified or not, on any input: what does not fit is an [`EvalError`], memory is
 //! bounded by [`Limits`], and so is the number of nodes executed.
 
+mod circuit;
 mod compute;
 mod control;
 mod movement;

@@ -57,6 +57,8 @@ ops! {
     Fusion fusion, If if_, For for_, While while_, Scan scan,
     // state
     StateRead state_read, StateAppend state_append, StateReset state_reset,
+    // probabilistic circuits
+    CircuitQuery circuit_query,
 }
 
 impl Op {
@@ -157,6 +159,7 @@ pub enum Primitive {
     StateRead,
     StateAppend,
     StateReset,
+    CircuitQuery,
 }
 
 /// How results of an op are compared with the reference: the largest relative L2 difference in f32.

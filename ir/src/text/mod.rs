@@ -9,6 +9,9 @@
 //!   param %wq : f32[384,384] = %%0 "encoder.layer.0.attention.self.query.weight"
 //!   const %schedule : i64[3] = [980, 960, 940]
 //!   state @kv : f16[B,2,T,64] grows=2 capacity=4096 lifetime=session
+//!   circuit @c vars=[2] {
+//!     n0 = categorical var=0 log=[-1.0, -0.4586751453870819]
+//!   }
 //!   entry @forward(%x: f32[B,S,384]) -> (y: f32[B,S,384]) {
 //!     %0 = transpose %wq perm=[1,0] : f32[384,384] // encoder.layer.0.attention.self.query
 //!     %1 = matmul %x, %0 : f32[B,S,384]

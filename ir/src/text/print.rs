@@ -110,6 +110,9 @@ impl fmt::Display for Module {
             }
             writeln!(f, " capacity={} lifetime={}", s.capacity, s.lifetime)?;
         }
+        for c in self.circuits.values() {
+            c.fmt(f)?;
+        }
         for e in &self.entries {
             let body = &self.regions[e.body];
             write!(f, "  entry {}({}) -> (", at_text(&e.name), args(self, e.body))?;

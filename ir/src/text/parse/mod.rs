@@ -4,6 +4,7 @@
 //! types. Depth of nesting and sizes of lists are bounded, so that hostile text cannot exhaust the stack.
 
 mod body;
+mod circuit;
 mod cursor;
 mod size;
 
@@ -97,7 +98,7 @@ impl Parser<'_> {
             return Ok(());
         }
         let start = self.offset();
-        let word = self.word("meta, dim, weights, param, const, state, entry or `}`")?;
+        let word = self.word("meta, dim, weights, param, const, state, circuit, entry or `}`")?;
         if word != "entry" && !self.m.entries.is_empty() {
             return Err((start, format!("`{word}` stands behind an entry")));
         }
@@ -123,6 +124,7 @@ impl Parser<'_> {
             "param" => self.param()?,
             "const" => self.constant()?,
             "state" => self.state()?,
+            "circuit" => self.circuit()?,
             "entry" => self.entry()?,
             other => return Err((start, format!("unknown item `{other}`"))),
         }

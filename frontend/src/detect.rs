@@ -48,7 +48,7 @@ impl Format {
 
     /// Whether [`load`](crate::load) reads it.
     pub const fn is_supported(self) -> bool {
-        matches!(self, Format::HuggingFace | Format::Kir)
+        matches!(self, Format::HuggingFace | Format::Kir | Format::PointerNet)
     }
 }
 

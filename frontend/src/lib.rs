@@ -6,12 +6,15 @@
 //! checked: whatever they hold, the answer is a module or a list of errors, each with file, place, what was expected
 //! and what was found. Adding a model family is one file in `hf/` and one line in its table.
 
+mod config;
 mod detect;
 mod error;
+mod graph;
 mod hf;
 mod json;
 mod kir;
 mod options;
+mod pointer;
 mod shapes;
 pub mod weights;
 
@@ -43,7 +46,7 @@ pub struct CheckReport {
     pub notes: Vec<String>,
 }
 
-/// Reads the model at `path`: a Hugging Face directory or a `.kir` text graph.
+/// Reads the model at `path`: a Hugging Face directory, a pointer network or a `.kir` text graph.
 ///
 /// # Errors
 /// Everything that is wrong with the model's files, as far as it can be known at once.
@@ -73,7 +76,8 @@ fn load_collecting(path: &Path, options: &LoadOptions, errors: &mut Errors) -> O
     let mut loaded = match format {
         Format::HuggingFace => hf::load(path, errors)?,
         Format::Kir => kir::load(path, errors)?,
-        Format::Onnx | Format::Diffusers | Format::Circuit | Format::PointerNet => {
+        Format::PointerNet => pointer::load(path, errors)?,
+        Format::Onnx | Format::Diffusers | Format::Circuit => {
             let supported: Vec<String> = Format::ALL
                 .iter()
                 .filter(|f| f.is_supported())

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// List everything that would stop a compilation of a model
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// A Hugging Face directory or a .kir text graph
+    /// A directory of Hugging Face or of a pointer network, or a .kir text graph
     model: PathBuf,
     #[command(flatten)]
     load: options::Load,

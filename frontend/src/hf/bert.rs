@@ -7,10 +7,12 @@
 
 use super::{
     Source,
-    config::Reader,
-    graph::{Built, Graph},
     layers::{ACTIVATIONS, Activation, Attention, Scale},
     sentence::Pipeline,
+};
+use crate::{
+    config::Reader,
+    graph::{Built, Graph},
 };
 use kiln_ir::{Dim, ElemType, Op, Symbol, Type, Value};
 use serde_json::{Value as Json, json};

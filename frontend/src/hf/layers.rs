@@ -1,6 +1,6 @@
 //! Layers that models share, each in the nodes that an exporter gives for it.
 
-use super::graph::{Built, Graph};
+use crate::graph::{Built, Graph};
 use kiln_ir::{Dim, ElemType, Op, Value};
 
 /// The activation functions of transformers' `ACT2FN` that are read, by their names there.
@@ -59,19 +59,6 @@ pub(super) struct Attention<'a> {
 }
 
 impl Graph<'_> {
-    /// `torch.nn.Linear`: the weight is stored `[output, input]`.
-    pub(super) fn linear(&mut self, x: Value, path: &str, input: i64, output: i64, bias: bool) -> Built {
-        self.at(path);
-        let weight = self.weight(&format!("{path}.weight"), &[output, input])?;
-        let transposed = self.op(Op::Transpose, [weight], [("perm", vec![1, 0].into())])?;
-        let product = self.op(Op::Matmul, [x, transposed], [])?;
-        if !bias {
-            return Ok(product);
-        }
-        let bias = self.weight(&format!("{path}.bias"), &[output])?;
-        self.op(Op::Add, [product, bias], [])
-    }
-
     /// `torch.nn.LayerNorm` over the last axis, as exported before ONNX had an op for it.
     pub(super) fn layer_norm(&mut self, x: Value, path: &str, width: i64, eps: f64) -> Built {
         self.at(path);

@@ -4,8 +4,6 @@
 //! spelling of a framework's exporter; every node names the module path that it comes from.
 
 mod bert;
-mod config;
-mod graph;
 mod image;
 mod layers;
 mod sentence;

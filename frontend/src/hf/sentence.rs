@@ -1,11 +1,9 @@
 //! sentence-transformers directories: `modules.json` lists a transformer, a pooling and perhaps a normalisation.
 
-use super::{
-    config::Reader,
-    graph::{Built, Graph},
-};
 use crate::{
+    config::Reader,
     error::{Errors, ImportError, shown},
+    graph::{Built, Graph},
     json,
 };
 use kiln_ir::{Dim, ElemType, Op, Value};

@@ -4,11 +4,12 @@
 //! `last_hidden_state: f32[B,1+patches,width]` and, when the file has the pooler's weights, `pooler_output`.
 
 use super::{
-    Source,
+    Source, image,
+    layers::{ACTIVATIONS, Activation, Attention, Scale},
+};
+use crate::{
     config::Reader,
     graph::{Built, Graph},
-    image,
-    layers::{ACTIVATIONS, Activation, Attention, Scale},
 };
 use kiln_ir::{Dim, ElemType, Op, Symbol, Type, Value};
 use serde_json::{Map, Value as Json, json};

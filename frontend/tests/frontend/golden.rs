@@ -19,7 +19,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-fn read(path: &Path) -> HashMap<String, Tensor> {
+pub(super) fn read(path: &Path) -> HashMap<String, Tensor> {
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let elem = |t: safetensors::Dtype| ElemType::from_name(&t.to_string().to_lowercase()).unwrap();

@@ -4,5 +4,6 @@ mod bad_input;
 mod golden;
 mod memory;
 mod models;
+mod pointer;
 mod properties;
 mod support;

@@ -12,11 +12,11 @@ use std::{
 };
 
 /// A node that cannot be built is a fault of this crate, or sizes that the checks of the configuration let through.
-pub(super) type Built<T = Value> = Result<T, Violation>;
+pub(crate) type Built<T = Value> = Result<T, Violation>;
 
 /// A module under construction, the weights that it takes, and the place in the model that is being written.
-pub(super) struct Graph<'a> {
-    pub(super) module: Module,
+pub(crate) struct Graph<'a> {
+    pub(crate) module: Module,
     weights: &'a Weights,
     /// The directory of the weights, for messages.
     dir: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct Graph<'a> {
 }
 
 impl<'a> Graph<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         name: &str,
         dir: PathBuf,
         weights: &'a Weights,
@@ -48,7 +48,7 @@ impl<'a> Graph<'a> {
     }
 
     /// Begins an entry; gives its inputs.
-    pub(super) fn begin(&mut self, entry: &str, inputs: &[(&str, Type)]) -> Vec<Value> {
+    pub(crate) fn begin(&mut self, entry: &str, inputs: &[(&str, Type)]) -> Vec<Value> {
         let inputs: Vec<_> = inputs.iter().map(|(name, ty)| (name.to_string(), ty.clone())).collect();
         let body = self.module.add_entry(entry, inputs);
         self.body = Some(body);
@@ -56,43 +56,75 @@ impl<'a> Graph<'a> {
         self.module.regions[body].args.clone()
     }
 
-    pub(super) fn end(&mut self, outputs: &[(&str, Value)]) {
+    pub(crate) fn end(&mut self, outputs: &[(&str, Value)]) {
         if let Some(body) = self.body.take() {
             self.module.set_outputs(body, outputs.iter().map(|(name, v)| (name.to_string(), *v)));
         }
     }
 
     /// Names the place in the model that the next nodes come from.
-    pub(super) fn at(&mut self, module: &str) {
+    pub(crate) fn at(&mut self, module: &str) {
         self.source = format!("{}{module}", self.prefix);
     }
 
-    pub(super) fn op<V: Into<Option<Value>>>(
+    pub(crate) fn op<V: Into<Option<Value>>>(
         &mut self,
         op: Op,
         operands: impl IntoIterator<Item = V>,
         attrs: impl Into<Attrs>,
     ) -> Built {
-        let Some(body) = self.body else { return Err(Violation::new("entry", "no entry is open")) };
-        Ok(self.module.append(body, op, operands, attrs, Some(self.source.clone()))?[0])
+        let operands = operands.into_iter().map(Into::into).collect();
+        Ok(self.nodes(op, operands, attrs.into(), vec![])?[0])
     }
 
-    pub(super) fn number(&mut self, value: f64) -> Value {
+    /// Adds a node that may have several results and regions.
+    pub(crate) fn nodes(
+        &mut self,
+        op: Op,
+        operands: Vec<Option<Value>>,
+        attrs: Attrs,
+        regions: Vec<Region>,
+    ) -> Built<Vec<Value>> {
+        let Some(body) = self.body else { return Err(Violation::new("entry", "no entry is open")) };
+        let node = self.module.create_node(op, operands, attrs, regions, Some(self.source.clone()))?;
+        self.module.regions[body].nodes.push(node);
+        Ok(self.module.nodes[node].results.clone())
+    }
+
+    /// Writes a region of a node that is not there yet: `build` takes its arguments and gives what it yields. The place
+    /// stays what it was.
+    pub(crate) fn region(
+        &mut self,
+        args: impl IntoIterator<Item = Type>,
+        build: impl FnOnce(&mut Self, &[Value]) -> Built<Vec<Value>>,
+    ) -> Built<Region> {
+        let region = self.module.add_region(args.into_iter().map(|ty| (None, ty)));
+        let args = self.module.regions[region].args.clone();
+        let (around, source) = (self.body.replace(region), self.source.clone());
+        // What is converted inside is not visible behind the region.
+        let converted = self.converted.clone();
+        let results = build(self, &args);
+        (self.body, self.source, self.converted) = (around, source, converted);
+        self.module.regions[region].results = results?;
+        Ok(region)
+    }
+
+    pub(crate) fn number(&mut self, value: f64) -> Value {
         self.module.number(ElemType::F32, value)
     }
 
-    pub(super) fn dims(&self, value: Value) -> Vec<Dim> {
+    pub(crate) fn dims(&self, value: Value) -> Vec<Dim> {
         self.module.ty(value).dims.clone()
     }
 
     /// Whether the model has this weight.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.weights.find(&format!("{}{name}", self.prefix)).is_some()
     }
 
     /// A weight in f32. One that is stored in another type is converted before use. An error is noted, and building
     /// goes on, when the file has none that fits.
-    pub(super) fn weight(&mut self, name: &str, shape: &[i64]) -> Built {
+    pub(crate) fn weight(&mut self, name: &str, shape: &[i64]) -> Built {
         let param = self.param(name, shape);
         if self.module.ty(param).elem == ElemType::F32 {
             return Ok(param);
@@ -151,15 +183,28 @@ impl<'a> Graph<'a> {
         value
     }
 
+    /// `torch.nn.Linear`: the weight is stored `[output, input]`.
+    pub(crate) fn linear(&mut self, x: Value, path: &str, input: i64, output: i64, bias: bool) -> Built {
+        self.at(path);
+        let weight = self.weight(&format!("{path}.weight"), &[output, input])?;
+        let transposed = self.op(Op::Transpose, [weight], [("perm", vec![1, 0].into())])?;
+        let product = self.op(Op::Matmul, [x, transposed], [])?;
+        if !bias {
+            return Ok(product);
+        }
+        let bias = self.weight(&format!("{path}.bias"), &[output])?;
+        self.op(Op::Add, [product, bias], [])
+    }
+
     /// Gives up: the sizes that the configuration asks for do not fit together.
-    pub(super) fn fail(self, config: &Path, violation: &Violation) {
+    pub(crate) fn fail(self, config: &Path, violation: &Violation) {
         let e = ImportError::new(config, "sizes that fit together", violation.to_string());
         self.errors.push(e.at(self.source));
     }
 
     /// Ends the building: every tensor of the files must have been used or be known to be without effect on the
     /// outputs, as the table says: a prefix or a suffix (`*.x`) of a name, and a note on it, which may be empty.
-    pub(super) fn finish(self, unused: &[(&str, &str)], notes: &mut Vec<String>) -> Module {
+    pub(crate) fn finish(self, unused: &[(&str, &str)], notes: &mut Vec<String>) -> Module {
         let mut left: Vec<(WeightFile, String)> = self.weights.keys().filter(|(_, k)| !self.used.contains(k)).collect();
         left.sort();
         for (file, key) in left {

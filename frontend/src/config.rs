@@ -12,35 +12,47 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// The largest size that a model may ask for.
-pub(super) const MAX_SIZE: i64 = 1 << 31;
+pub(crate) const MAX_SIZE: i64 = 1 << 31;
 
 /// Reads the keys of one object; what is left at [`Reader::finish`] is unknown.
-pub(super) struct Reader<'e> {
+pub(crate) struct Reader<'e> {
     file: PathBuf,
     left: Map<String, Value>,
     errors: &'e mut Errors,
 }
 
 impl<'e> Reader<'e> {
-    pub(super) fn new(file: &Path, object: Map<String, Value>, errors: &'e mut Errors) -> Reader<'e> {
+    pub(crate) fn new(file: &Path, object: Map<String, Value>, errors: &'e mut Errors) -> Reader<'e> {
         Reader { file: file.to_path_buf(), left: object, errors }
     }
 
-    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
+    pub(crate) fn take(&mut self, key: &str) -> Option<Value> {
         self.left.remove(key)
     }
 
-    pub(super) fn fail(&mut self, key: &str, expected: impl Into<String>, found: impl Into<String>) {
+    /// Whether the key stands and was not asked for yet.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.left.contains_key(key)
+    }
+
+    /// Takes null at the key for its absence.
+    pub(crate) fn skip_null(&mut self, key: &str) {
+        if self.left.get(key).is_some_and(Value::is_null) {
+            self.left.remove(key);
+        }
+    }
+
+    pub(crate) fn fail(&mut self, key: &str, expected: impl Into<String>, found: impl Into<String>) {
         self.errors.push(ImportError::new(&self.file, expected, found).at(shown(key)));
     }
 
     /// How many errors there are so far: checks of one key against another need both to be sound.
-    pub(super) fn faults(&self) -> usize {
+    pub(crate) fn faults(&self) -> usize {
         self.errors.len()
     }
 
     /// A size of 1 or more; without a default, the key must stand.
-    pub(super) fn size(&mut self, key: &str, default: Option<i64>) -> i64 {
+    pub(crate) fn size(&mut self, key: &str, default: Option<i64>) -> i64 {
         let expected = format!("a whole number from 1 to {MAX_SIZE}");
         match self.take(key) {
             None => default.unwrap_or_else(|| {
@@ -58,7 +70,7 @@ impl<'e> Reader<'e> {
     }
 
     /// A height and a width: one number for both, or a list of two.
-    pub(super) fn size_pair(&mut self, key: &str, default: i64) -> [i64; 2] {
+    pub(crate) fn size_pair(&mut self, key: &str, default: i64) -> [i64; 2] {
         let Some(value) = self.take(key) else { return [default, default] };
         let fits = |v: &Value| v.as_i64().filter(|n| (1..=MAX_SIZE).contains(n));
         let pair = match &value {
@@ -75,7 +87,7 @@ impl<'e> Reader<'e> {
     }
 
     /// A small positive number.
-    pub(super) fn epsilon(&mut self, key: &str, default: f64) -> f64 {
+    pub(crate) fn epsilon(&mut self, key: &str, default: f64) -> f64 {
         let Some(value) = self.take(key) else { return default };
         match value.as_f64() {
             Some(x) if x > 0.0 && x < 1.0 => x,
@@ -86,7 +98,7 @@ impl<'e> Reader<'e> {
         }
     }
 
-    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+    pub(crate) fn flag(&mut self, key: &str, default: bool) -> bool {
         match self.take(key) {
             None => default,
             Some(Value::Bool(b)) => b,
@@ -98,7 +110,7 @@ impl<'e> Reader<'e> {
     }
 
     /// One word of a table.
-    pub(super) fn word<T: Copy>(&mut self, key: &str, default: T, table: &[(&str, T)]) -> T {
+    pub(crate) fn word<T: Copy>(&mut self, key: &str, default: T, table: &[(&str, T)]) -> T {
         let Some(value) = self.take(key) else { return default };
         match table.iter().find(|(word, _)| value.as_str() == Some(word)) {
             Some((_, meaning)) => *meaning,
@@ -111,7 +123,7 @@ impl<'e> Reader<'e> {
     }
 
     /// The key, where it stands, must have one of these values: any other would change the computation.
-    pub(super) fn must_be(&mut self, key: &str, allowed: &[Value]) {
+    pub(crate) fn must_be(&mut self, key: &str, allowed: &[Value]) {
         if let Some(value) = self.take(key).filter(|v| !allowed.contains(v)) {
             let list: Vec<String> = allowed.iter().map(Value::to_string).collect();
             self.fail(key, list.join(" or "), describe(&value));
@@ -119,21 +131,21 @@ impl<'e> Reader<'e> {
     }
 
     /// These keys do not matter to inference.
-    pub(super) fn without_effect(&mut self, keys: &[&str]) {
+    pub(crate) fn without_effect(&mut self, keys: &[&str]) {
         for key in keys {
             self.left.remove(*key);
         }
     }
 
     /// Reports every key that nobody asked for.
-    pub(super) fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         for (key, value) in std::mem::take(&mut self.left) {
             self.fail(&key, "only keys whose meaning is known, as any may change the computation", describe(&value));
         }
     }
 
     /// What every configuration of the transformers library may hold, whatever the model.
-    pub(super) fn common(&mut self) {
+    pub(crate) fn common(&mut self) {
         self.without_effect(WITHOUT_EFFECT);
         for (key, allowed) in fixed() {
             self.must_be(key, &allowed);

@@ -199,6 +199,49 @@ fn packed_weights_of_every_stored_type() {
     }
 }
 
+/// Cells of a size that fills no vector, on states and gates of all kinds of strides.
+#[test]
+fn recurrent_cells() {
+    for elem in ["f32", "f64", "f16", "bf16"] {
+        let text = "module @m stage=legal {
+            dim B = 0..50
+            weights %%0 = \"w\"
+            param %w : T[76,19] = %%0 \"w\"
+            param %u : T[19,57] = %%0 \"u\"
+            param %b : T[57] = %%0 \"b\"
+            param %one : T[1,4] = %%0 \"one\"
+            entry @lstm(%gx: T[B,3,76], %h: T[19,B], %c: T[B,19]) -> (h1: T[B,19], c1: T[19,B]) {
+              %0 = slice %gx axis=1 start=1 end=2 : T[B,1,76]
+              %1 = reshape %0 to=[B,76] : T[B,76]
+              %2 = transpose %h perm=[1,0] : T[B,19]
+              %3 = transpose %w perm=[1,0] : T[19,76]
+              %4, %5 = lstm_cell %1, %2, %c, %3 : T[B,19], T[B,19]
+              %6 = transpose %5 perm=[1,0] : T[19,B]
+              return %4, %6
+            }
+            entry @unit(%gx: T[B,4], %h: T[B,1]) -> (h1: T[B,1]) {
+              %0, %1 = lstm_cell %gx, %h, %h, %one : T[B,1], T[B,1]
+              return %0
+            }
+            entry @gru(%gx: T[B,57], %h: T[B,19]) -> (h1: T[B,19], h2: T[B,19]) {
+              %0 = gru_cell %gx, %h, %u bias=%b : T[B,19]
+              %1 = gru_cell %gx, %0, %u : T[B,19]
+              return %0, %1
+            }
+          }"
+        .replace("T[", &format!("{elem}["));
+        let stored = [(None, 1e-5), (Some(ElemType::F16), 1e-3)];
+        for (weights, tolerance) in stored.into_iter().take(if elem == "f32" { 2 } else { 1 }) {
+            let built = build(&text, &PlanOptions { weights });
+            let limit = |_: &str| limit(ElemType::from_name(elem).unwrap(), tolerance);
+            for (entry, b) in ["lstm", "unit", "gru"].into_iter().flat_map(|e| [(e, 1), (e, 7), (e, 50), (e, 0)]) {
+                let problems = built.check(entry, &[("B", b)], &|_| Domain::Any, &limit);
+                assert!(problems.is_empty(), "{elem} {weights:?}: {}", problems.join("\n"));
+            }
+        }
+    }
+}
+
 #[test]
 fn the_same_module_gives_the_same_bytes() {
     let text = every_case(ElemType::F32);

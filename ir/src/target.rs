@@ -26,8 +26,17 @@ pub struct Target {
     pub composites: &'static [Op],
 }
 
-const CPU_COMPOSITES: &[Op] =
-    &[Op::Linear, Op::Attention, Op::Softmax, Op::LogSoftmax, Op::LayerNorm, Op::RmsNorm, Op::L2Normalize];
+const CPU_COMPOSITES: &[Op] = &[
+    Op::Linear,
+    Op::Attention,
+    Op::Softmax,
+    Op::LogSoftmax,
+    Op::LayerNorm,
+    Op::RmsNorm,
+    Op::L2Normalize,
+    Op::LstmCell,
+    Op::GruCell,
+];
 
 const fn cpu(name: &'static str, vector_bits: u32, vector_registers: u32) -> Target {
     Target {

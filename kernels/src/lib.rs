@@ -10,6 +10,7 @@ pub mod abi;
 pub mod access;
 pub mod attention;
 pub mod build;
+pub mod cell;
 pub mod conv;
 pub mod cpu;
 pub mod gather;
@@ -132,4 +133,5 @@ kernels! {
     Row row,
     Reduce reduce,
     Topk topk,
+    Cell cell,
 }

@@ -1,6 +1,7 @@
 //! From groups of nodes to kernel specs, one function a family.
 
 use super::{
+    cell,
     group::{Anchor, Group, Input, Scalars, Then, back_order, index_axes, rename_axes},
     layout::{Layout, axis, coalesce},
     planner::{Planner, Refusal, View},
@@ -24,6 +25,9 @@ pub(super) fn group(p: &mut Planner<'_>, g: &Group<'_>) -> Result<(), Refusal> {
     };
     if let Some(node) = anchor.filter(|n| g.data(*n).op == Op::Topk) {
         return topk(p, g, node);
+    }
+    if let Some(node) = anchor.filter(|n| matches!(g.data(*n).op, Op::LstmCell | Op::GruCell)) {
+        return cell::cell(p, g, node);
     }
     for n in 0..g.results.len() {
         match anchor.filter(|a| depends(g, g.results[n], *a)) {
@@ -272,7 +276,7 @@ fn topk(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn alone(g: &Group<'_>, node: Node) -> Result<(), Refusal> {
+pub(super) fn alone(g: &Group<'_>, node: Node) -> Result<(), Refusal> {
     let data = g.data(node);
     if g.nodes.len() == 1 && g.results == data.results {
         return Ok(());

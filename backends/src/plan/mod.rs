@@ -10,6 +10,7 @@
 //! All nodes that cannot be planned are reported at once.
 
 mod arena;
+mod cell;
 mod group;
 pub mod layout;
 mod lower;

@@ -99,7 +99,7 @@ pub(super) fn product(p: &mut Planner<'_>, g: &Group<'_>, node: Node, n: usize) 
         Right::Packed(part) => {
             let stored = p.weights.get(part.source).elem;
             let elem = p.options.weights.filter(|_| stored.is_float()).unwrap_or(stored);
-            let buffer = Buffer::Weight(p.weights.item(Item::Packed { matrix: part, elem }));
+            let buffer = Buffer::Weight(p.weights.item(Item::Packed { matrix: part, gates: 1, elem }));
             (View { buffer, elem, layout: Layout::contiguous(&[]) }, Rhs::Packed(elem))
         }
         Right::Strided(view) => {

@@ -79,8 +79,9 @@ impl Part {
 pub enum Item {
     /// All of a source, row-major.
     Plain(SourceId),
-    /// A matrix `[K, N]` in the panels of the matmul kernels, stored as `elem`.
-    Packed { matrix: Part, elem: ElemType },
+    /// A matrix `[K, gates * H]` in the panels of the matmul kernels (one gate) or of the recurrent cells, stored as
+    /// `elem`: `[ceil(H / 16)][K][gates][16]`.
+    Packed { matrix: Part, gates: i64, elem: ElemType },
 }
 
 /// Everything that a plan refers to.

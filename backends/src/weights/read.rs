@@ -60,24 +60,27 @@ impl<'a> Reader<'a> {
                     at += take;
                 }
             }
-            Item::Packed { matrix, elem } => {
+            Item::Packed { matrix, gates, elem } => {
                 let stored = self.weights.get(matrix.source).elem;
-                let (k, n) = (matrix.dims[0], matrix.dims[1]);
+                let (k, n) = (matrix.dims[0], matrix.dims[1] / gates);
                 let mut block = vec![0; (k * PANEL) as usize * stored.bytes()];
-                let mut panel = vec![0; (k * PANEL) as usize * elem.bytes()];
+                let mut panel = vec![0; (k * gates * PANEL) as usize * elem.bytes()];
                 for first in (0..n).step_by(PANEL as usize) {
                     let columns = PANEL.min(n - first);
                     let block = &mut block[..(k * columns) as usize * stored.bytes()];
-                    self.block(matrix, &[0, first], &[k, columns], block);
                     panel.fill(0);
-                    let rows = block.chunks_exact(columns as usize * stored.bytes());
-                    for (from, to) in rows.zip(panel.chunks_exact_mut(PANEL as usize * elem.bytes())) {
-                        if stored == *elem {
-                            to[..from.len()].copy_from_slice(from);
-                            continue;
+                    for gate in 0..*gates {
+                        self.block(matrix, &[0, gate * n + first], &[k, columns], block);
+                        let rows = block.chunks_exact(columns as usize * stored.bytes());
+                        let runs = panel.chunks_exact_mut(PANEL as usize * elem.bytes());
+                        for (from, to) in rows.zip(runs.skip(gate as usize).step_by(*gates as usize)) {
+                            if stored == *elem {
+                                to[..from.len()].copy_from_slice(from);
+                                continue;
+                            }
+                            let pairs = from.chunks_exact(stored.bytes()).zip(to.chunks_exact_mut(elem.bytes()));
+                            pairs.for_each(|(from, to)| encode(*elem, decode(stored, from), to));
                         }
-                        let pairs = from.chunks_exact(stored.bytes()).zip(to.chunks_exact_mut(elem.bytes()));
-                        pairs.for_each(|(from, to)| encode(*elem, decode(stored, from), to));
                     }
                     out.write_all(&panel)?;
                 }

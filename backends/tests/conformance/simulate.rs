@@ -9,7 +9,7 @@ use kiln_ir::{
     Dim, ElemType, Module, Symbol,
     scalar::{Expr, Scalar},
 };
-use kiln_kernels::{Access, KernelSpec, attention, conv, gather, map, matmul, reduce, row, topk};
+use kiln_kernels::{Access, KernelSpec, attention, cell, conv, gather, map, matmul, reduce, row, topk};
 
 pub struct Simulator<'a> {
     symbols: Vec<(Symbol, i64)>,
@@ -206,6 +206,16 @@ impl<'a> Simulator<'a> {
                 let bound = bind(&accesses.collect::<Vec<_>>());
                 self.conv(s, &bound);
             }
+            KernelSpec::Cell(s) => {
+                let weight = Access::new(s.weight, 0, [0; 0]);
+                let (extra, next) = match &s.cell {
+                    cell::Cell::Lstm { c, next } => (Some(c), Some(next)),
+                    cell::Cell::Gru { bias } => (bias.as_ref(), None),
+                };
+                let inputs = [&s.gx, &s.h, &weight].into_iter().chain(extra);
+                let bound = bind(&inputs.chain([&s.output]).chain(next).collect::<Vec<_>>());
+                self.cell(s, &bound);
+            }
             KernelSpec::Matmul(s) => {
                 let access = |m: &matmul::Matrix| {
                     let strides = m.batch.iter().chain([&m.row, &m.col]).cloned();
@@ -381,6 +391,39 @@ impl<'a> Simulator<'a> {
             let left = |k_at: i64| self.get(&rest[0], &with(i[rank - 2], k_at)).as_f64();
             let sum = (0..k).map(|k_at| left(k_at) * right(k_at)).sum();
             self.finish(&s.epilogue, sum, &rest[2..], output, &i);
+        }
+    }
+
+    fn cell(&mut self, s: &cell::Spec, bound: &[Bound]) {
+        let (gates, n) = (s.cell.gates(), s.hidden);
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        for row in 0..self.value(&s.rows) {
+            for unit in 0..n {
+                let read = |b: &Bound, index: &[i64]| self.get(b, index).as_f64();
+                let weight = |at: i64, gate: i64| {
+                    let mut w = bound[2].clone();
+                    w.offset = ((unit / 16 * n + at) * gates + gate) * 16 + unit % 16;
+                    read(&w, &[])
+                };
+                let product = |gate: i64| (0..n).map(|at| read(&bound[1], &[row, at]) * weight(at, gate)).sum::<f64>();
+                let x = |gate: i64| read(&bound[0], &[row, gate * n + unit]);
+                let at = [row, unit];
+                match &s.cell {
+                    cell::Cell::Lstm { .. } => {
+                        let [i, f, g, o] = [0, 1, 2, 3].map(|gate| x(gate) + product(gate));
+                        let c = sigmoid(f) * read(&bound[3], &at) + sigmoid(i) * g.tanh();
+                        self.set(&bound[4], &at, Scalar::F(sigmoid(o) * c.tanh()));
+                        self.set(&bound[5], &at, Scalar::F(c));
+                    }
+                    cell::Cell::Gru { bias } => {
+                        let bias = |gate: i64| bias.as_ref().map_or(0.0, |_| read(&bound[3], &[gate * n + unit]));
+                        let [r, z, m] = [0, 1, 2].map(|gate| product(gate) + bias(gate));
+                        let (r, z) = (sigmoid(x(0) + r), sigmoid(x(1) + z));
+                        let next = (1.0 - z) * (x(2) + r * m).tanh() + z * read(&bound[1], &at);
+                        self.set(bound.last().unwrap(), &at, Scalar::F(next));
+                    }
+                }
+            }
         }
     }
 

@@ -165,12 +165,28 @@ fn log1p_f64<'k>(m: V<'k>, e: V<'k>) -> V<'k> {
 }
 
 pub fn tanh<'k>(x: V<'k>) -> V<'k> {
+    let [numerator, denominator] = tanh_fraction(x);
+    numerator / denominator
+}
+
+/// tanh as numerator and denominator, the latter between 2 and `2^56`.
+pub(crate) fn tanh_fraction<'k>(x: V<'k>) -> [V<'k>; 2] {
     let bound = if x.ty.elem == Elem::F64 { 19.1 } else { 9.02 };
     let t = x.like(bound).min_or(x.abs());
     let (n, r) = reduce_by_ln2(t + t);
     let scale = power_of_two(n, x.ty.elem);
     let expm1 = exp_tail(r).fma(r * r, r).fma(scale, scale - 1.0);
-    copysign(expm1 / (expm1 + 2.0), x)
+    [copysign(expm1, x), expm1 + 2.0]
+}
+
+/// `1 + exp(-x)`, which a sigmoid divides by. It stays finite: from `x = -88` (f64: -709) down it grows no further, which
+/// is an absolute error of the sigmoid below the smallest normal number.
+pub(crate) fn sigmoid_denominator<'k>(x: V<'k>) -> V<'k> {
+    let bound = if x.ty.elem == Elem::F64 { 709.0 } else { 88.0 };
+    let minus = x.like(-bound).max_or(x.like(bound).min_or(-x));
+    let (n, r) = reduce_by_ln2(minus);
+    let p = exp_tail(r).fma(r, r.like(1.0)).fma(r, r.like(1.0));
+    p.fma(power_of_two(n, x.ty.elem), x.like(1.0))
 }
 
 /// The magnitude of `x` with the sign of `sign`.

@@ -53,7 +53,12 @@ impl<'s, 'k> Emitter<'s, 'k> {
         let lanes = cpu.vector_bytes / bytes;
         let many = cpu.vector_registers >= 32;
         // Sums of all gates, a row of the weight and an element of the state fit the registers.
-        let heights: &[i64] = if many { &[TALLEST, 4, 2, 1] } else { &[3, 2, 1] };
+        let heights: &[i64] = match (many, cpu.has_fma) {
+            (true, _) => &[TALLEST, 4, 2, 1],
+            (false, true) => &[3, 2, 1],
+            // A product takes a register of its own.
+            (false, false) => &[2, 1],
+        };
         let vectors = PANEL / lanes as i64;
         let widest = vectors.min(if many { 4 } else { 2 });
         let view = |buffer: usize, access: &Access| View::new(kernel, buffer, access, cpu);
@@ -162,19 +167,18 @@ impl<'s, 'k> Emitter<'s, 'k> {
         let line = self.gates * PANEL;
         let w = self.w.offset(memory.elem, block * (hidden * line) + first * lanes);
         let rows: Vec<Ptr> = (0..height).map(|r| self.h.at(&[row + r])).collect();
+        // Elements of the state are held, vectors of the weight come and go: that way the sums of the tallest tile fit.
         let step = |at: Ix<'k>, sums: &[V<'k>]| -> Vec<V<'k>> {
+            let h = rows.iter().map(|h| self.h.load(self.h.step(*h, at), 1.into(), Part::All(1)));
+            let h: Vec<V> = h.map(|h| h.float_to(self.sums.elem).broadcast(self.sums.lanes)).collect();
             let w = w.offset(memory.elem, at * line);
-            let vectors = (0..self.gates).flat_map(|gate| (0..wide).map(move |v| gate * PANEL + v * lanes));
-            let w: Vec<V> = vectors
-                .map(|at| self.weight.from_memory(w.offset(memory.elem, at).load_aligned(memory, align)))
-                .map(|w| w.float_to(self.sums.elem))
-                .collect();
-            let mut sums = sums.chunks(w.len());
-            let mut next = vec![];
-            for h in &rows {
-                let h = self.h.load(self.h.step(*h, at), 1.into(), Part::All(1));
-                let h = h.float_to(self.sums.elem).broadcast(self.sums.lanes);
-                next.extend(sums.next().into_iter().flatten().zip(&w).map(|(sum, w)| h.fma(*w, *sum)));
+            let mut next = sums.to_vec();
+            for n in 0..self.gates * wide {
+                let from = w.offset(memory.elem, n / wide * PANEL + n % wide * lanes);
+                let w = self.weight.from_memory(from.load_aligned(memory, align)).float_to(self.sums.elem);
+                for (h, sums) in h.iter().zip(next.chunks_mut((self.gates * wide) as usize)) {
+                    sums[n as usize] = h.fma(w, sums[n as usize]);
+                }
             }
             next
         };

@@ -144,9 +144,12 @@ impl Lowering<'_> {
             Step::If { condition, then, otherwise } => {
                 format::Step::If { cond: self.arg(plan, condition), then: *then, otherwise: *otherwise }
             }
-            Step::While { condition, body, max } => {
-                format::Step::While { cond: self.arg(plan, condition), body: *body, max: SizeExpr::constant(*max) }
-            }
+            Step::While { condition, body, max, label } => format::Step::While {
+                cond: self.arg(plan, condition),
+                body: *body,
+                max: size_expr(max, self.symbols),
+                label: label.clone(),
+            },
             Step::For { count, index, body } => format::Step::For {
                 count: Count::Scalar(self.arg(plan, count)),
                 index: Some(self.arg(plan, index)),
@@ -168,6 +171,7 @@ impl Lowering<'_> {
             args: launch.args.iter().map(|a| self.arg(plan, a)).collect(),
             sizes: spec.size_args().iter().map(expr).collect(),
             tasks: expr(&spec.tasks()),
+            limits: launch.limits.iter().map(expr).collect(),
         }
     }
 

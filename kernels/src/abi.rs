@@ -4,25 +4,40 @@
 //! function of the shape alone; tasks are independent and may run in any order on any thread. `bufs` holds the
 //! addresses of the inputs and then the outputs, each aligned to its element at least; `sizes` the values of the
 //! kernel's size arguments as i64; `scratch` the kernel's scratch bytes, aligned to 64, not shared between threads.
-//! The result is 0, or 1 when an index read from a buffer was out of range.
+//! The result is 0, or [`INDEX_OUT_OF_RANGE`], or [`LOOP_LIMIT`] plus the number of the loop that ran more often than
+//! it may.
+//!
+//! A kernel that another one of its module calls takes the same arguments one by one, so that the optimiser sees
+//! through the call.
 
-use crate::build::{self, Elem, Ix, K, Ptr, Ty, V};
+use crate::{
+    KernelSpec,
+    build::{self, Elem, Ix, K, Linkage, Ptr, Ty, V},
+    cpu::Cpu,
+};
 use kiln_ir::Dim;
 use melior::{
     Context,
     ir::{Location, Module},
 };
 
+/// The status of a kernel that met an index out of range.
+pub const INDEX_OUT_OF_RANGE: i64 = 1;
+/// The status of a kernel whose loop 0 ran more often than it may; those of the loops after it follow.
+pub const LOOP_LIMIT: i64 = 16;
+
 /// An MLIR module that kernels are emitted into.
 pub struct ModuleBuilder<'c> {
     pub context: &'c Context,
     pub module: Module<'c>,
+    /// While kernels are emitted that others of the module call: how many buffers the next one has.
+    inner: Option<usize>,
 }
 
 /// Inside a kernel: its builder and its arguments.
 pub struct Kernel<'k> {
     pub k: K<'k>,
-    bufs: Ptr<'k>,
+    bufs: Buffers<'k>,
     sizes: Vec<(Dim, Ix<'k>)>,
     /// The tasks to do.
     pub lo: Ix<'k>,
@@ -30,30 +45,77 @@ pub struct Kernel<'k> {
     pub scratch: Ptr<'k>,
 }
 
+/// The addresses of a kernel's buffers.
+enum Buffers<'k> {
+    Array(Ptr<'k>),
+    Values(Vec<Ptr<'k>>),
+}
+
 impl<'c> ModuleBuilder<'c> {
     pub fn new(context: &'c Context) -> Self {
-        ModuleBuilder { context, module: Module::new(Location::unknown(context)) }
+        ModuleBuilder { context, module: Module::new(Location::unknown(context)), inner: None }
+    }
+
+    /// Emits a kernel as a function that others of the module call by [`Kernel::call`].
+    pub fn inner(&mut self, symbol: &str, spec: &KernelSpec, cpu: &'static Cpu) {
+        let outer = self.inner.replace(spec.buffers().len());
+        spec.emit(self, symbol, cpu);
+        self.inner = outer;
     }
 
     /// Emits the kernel `symbol` with these size arguments. `body` returns the status as an `i32`, or nothing when
     /// the kernel cannot fail.
     pub fn kernel(&mut self, symbol: &str, size_args: &[Dim], body: impl for<'k> FnOnce(&Kernel<'k>) -> Option<V<'k>>) {
-        let params = [Ty::PTR, Ty::PTR, Ty::I64, Ty::I64, Ty::PTR];
-        build::function(&self.module, self.context, symbol, &params, &[Ty::I32], false, |k, args| {
-            let sizes = args[1].ptr();
-            let load = |i: usize| Ix::Value(sizes.offset(Elem::I64, i as i64).load(Ty::I64));
-            let sizes = size_args.iter().enumerate().map(|(i, d)| (d.clone(), load(i))).collect();
-            let (lo, hi) = (Ix::Value(args[2]), Ix::Value(args[3]));
-            let kernel = Kernel { k, bufs: args[0].ptr(), sizes, lo, hi, scratch: args[4].ptr() };
+        let (params, linkage) = match self.inner {
+            None => (vec![Ty::PTR, Ty::PTR, Ty::I64, Ty::I64, Ty::PTR], Linkage::Exported),
+            Some(buffers) => (inner_params(buffers, size_args.len()), Linkage::Internal),
+        };
+        build::function(&self.module, self.context, symbol, &params, &[Ty::I32], linkage, |k, args| {
+            let (first, rest) = args.split_at(args.len() - 3);
+            let (bufs, sizes): (Buffers<'_>, Vec<Ix<'_>>) = match self.inner {
+                None => {
+                    let sizes = first[1].ptr();
+                    let load = |i: usize| Ix::Value(sizes.offset(Elem::I64, i as i64).load(Ty::I64));
+                    (Buffers::Array(first[0].ptr()), (0..size_args.len()).map(load).collect())
+                }
+                Some(buffers) => {
+                    let (bufs, sizes) = first.split_at(buffers);
+                    let bufs = bufs.iter().map(|v| v.ptr()).collect();
+                    (Buffers::Values(bufs), sizes.iter().map(|v| Ix::Value(*v)).collect())
+                }
+            };
+            let sizes = size_args.iter().cloned().zip(sizes).collect();
+            let (lo, hi) = (Ix::Value(rest[0]), Ix::Value(rest[1]));
+            let kernel = Kernel { k, bufs, sizes, lo, hi, scratch: rest[2].ptr() };
             vec![body(&kernel).unwrap_or_else(|| k.int(Ty::I32, 0))]
         });
     }
 }
 
+/// The parameters of a kernel that others of its module call.
+fn inner_params(buffers: usize, sizes: usize) -> Vec<Ty> {
+    let mut params = vec![Ty::PTR; buffers];
+    params.resize(buffers + sizes + 2, Ty::I64);
+    params.push(Ty::PTR);
+    params
+}
+
 impl<'k> Kernel<'k> {
     /// The address of buffer `i`: the inputs in the order of the spec, then the outputs.
     pub fn buffer(&self, i: usize) -> Ptr<'k> {
-        self.bufs.offset(Elem::Ptr, i as i64).load(Ty::PTR).ptr()
+        match &self.bufs {
+            Buffers::Array(bufs) => bufs.offset(Elem::Ptr, i as i64).load(Ty::PTR).ptr(),
+            Buffers::Values(bufs) => bufs[i],
+        }
+    }
+
+    /// Does all tasks of a kernel that [`ModuleBuilder::inner`] has emitted; returns its status.
+    pub fn call(&self, symbol: &str, bufs: &[Ptr<'k>], sizes: &[Ix<'k>], tasks: Ix<'k>, scratch: Ptr<'k>) -> V<'k> {
+        let k = self.k;
+        let mut args: Vec<V<'k>> = bufs.iter().map(|p| p.0).collect();
+        args.extend(sizes.iter().chain([&Ix::Const(0), &tasks]).map(|x| x.v(k)));
+        args.push(scratch.0);
+        k.call(symbol, &args, &[Ty::I32])[0]
     }
 
     /// The value of a constant size or of one of the size arguments.

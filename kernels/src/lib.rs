@@ -17,6 +17,7 @@ pub mod gather;
 pub mod map;
 pub mod matmul;
 pub mod reduce;
+pub mod region;
 pub mod row;
 pub mod scalar;
 pub mod topk;
@@ -134,4 +135,5 @@ kernels! {
     Reduce reduce,
     Topk topk,
     Cell cell,
+    Region region,
 }

@@ -63,8 +63,8 @@ pub enum Error {
     #[error("{label}: the kernel {kernel} failed with code {code}")]
     Kernel { label: String, kernel: String, code: i32 },
 
-    #[error("a loop ran more than the {max} times that its plan allows")]
-    LoopLimit { max: i64 },
+    #[error("{label}: a loop would run more than the {max} times that it may")]
+    LoopLimit { label: String, max: i64 },
 
     #[error("a thread of the executor panicked")]
     Panicked,

@@ -19,10 +19,18 @@ pub(super) struct Use {
     pub(super) lenders: Vec<u32>,
 }
 
-pub(super) struct Arena {
-    /// In bytes, by temporary.
-    pub(super) offsets: Vec<SizeExpr>,
-    pub(super) bytes: SizeExpr,
+/// Which temporaries share memory.
+pub(super) struct Slots {
+    /// For each slot its size in bytes, as alternatives for a maximum.
+    sizes: Vec<Vec<Dim>>,
+    /// By temporary; none for one that is not used.
+    of: Vec<Option<usize>>,
+}
+
+/// Slots one after the other; in bytes, by temporary.
+pub(super) struct Arena<T> {
+    pub(super) offsets: Vec<T>,
+    pub(super) bytes: T,
 }
 
 const ALIGN: i64 = 64;
@@ -38,7 +46,7 @@ struct Life {
 }
 
 /// `bytes[t]` is the size of temporary `t`; what is used inside a range of `loops` and lived before it lives to its end.
-pub(super) fn assign(bytes: &[Dim], uses: &[Use], loops: &[Range<usize>], symbols: &[SymbolFacts]) -> Arena {
+pub(super) fn assign(bytes: &[Dim], uses: &[Use], loops: &[Range<usize>], symbols: &[SymbolFacts]) -> Slots {
     let mut spans: Vec<Option<(usize, usize)>> = vec![None; bytes.len()];
     for u in uses {
         for t in u.reads.iter().chain(&u.writes) {
@@ -103,20 +111,41 @@ pub(super) fn assign(bytes: &[Dim], uses: &[Use], loops: &[Range<usize>], symbol
         }
         slot_of[t] = Some(slot);
     }
-    let mut starts = vec![];
-    let mut end = SizeExpr::constant(0);
-    for (_, sizes) in &slots {
-        starts.push(end.clone());
-        let exprs = sizes.iter().map(|d| size_expr(d, symbols));
-        let size = exprs.reduce(SizeExpr::max).unwrap_or_else(|| SizeExpr::constant(0));
-        let divides = sizes.iter().all(|d| d.divisor(symbols) % ALIGN == 0);
-        end = end + if divides { size } else { size.align_to(ALIGN) };
+    let of = (0..bytes.len()).map(|t| slot_of[class[t]]).collect();
+    Slots { sizes: slots.into_iter().map(|(_, sizes)| sizes).collect(), of }
+}
+
+impl Slots {
+    /// As formulas.
+    pub(super) fn formulas(&self, symbols: &[SymbolFacts]) -> Arena<SizeExpr> {
+        let size = |sizes: &Vec<Dim>| {
+            let exprs = sizes.iter().map(|d| size_expr(d, symbols));
+            let size = exprs.reduce(SizeExpr::max).unwrap_or_else(|| SizeExpr::constant(0));
+            let divides = sizes.iter().all(|d| d.divisor(symbols) % ALIGN == 0);
+            if divides { size } else { size.align_to(ALIGN) }
+        };
+        self.lay(SizeExpr::constant(0), size)
     }
-    let offsets = (0..bytes.len()).map(|t| match slot_of[class[t]] {
-        Some(slot) => starts[slot].clone(),
-        None => SizeExpr::constant(0),
-    });
-    Arena { offsets: offsets.collect(), bytes: end }
+
+    /// As sizes.
+    pub(super) fn dims(&self) -> Arena<Dim> {
+        let size = |sizes: &Vec<Dim>| {
+            let size = sizes.iter().cloned().reduce(|a, b| a.max_with(&b)).unwrap_or(0.into());
+            size.ceil_div(&ALIGN.into()) * ALIGN.into()
+        };
+        self.lay(0.into(), size)
+    }
+
+    fn lay<T: Clone + std::ops::Add<Output = T>>(&self, zero: T, size: impl Fn(&Vec<Dim>) -> T) -> Arena<T> {
+        let mut starts = vec![];
+        let mut end = zero.clone();
+        for sizes in &self.sizes {
+            starts.push(end.clone());
+            end = end + size(sizes);
+        }
+        let offsets = self.of.iter().map(|slot| slot.map_or(zero.clone(), |s| starts[s].clone()));
+        Arena { offsets: offsets.collect(), bytes: end }
+    }
 }
 
 /// Adds an alternative to a maximum, unless another is never smaller.
@@ -146,7 +175,7 @@ mod tests {
         Use { at, reads: reads.to_vec(), writes: writes.to_vec(), lenders: lenders.to_vec() }
     }
 
-    fn offsets(arena: &Arena) -> Vec<Option<i64>> {
+    fn offsets(arena: &Arena<SizeExpr>) -> Vec<Option<i64>> {
         arena.offsets.iter().map(SizeExpr::as_constant).collect()
     }
 
@@ -155,7 +184,7 @@ mod tests {
         let bytes: Vec<Dim> = [100, 100, 100].map(Dim::from).into();
         let chain =
             [step(0, &[], &[0], &[]), step(1, &[0], &[1], &[]), step(2, &[1], &[2], &[]), step(3, &[2], &[], &[])];
-        let arena = assign(&bytes, &chain, &[], &[]);
+        let arena = assign(&bytes, &chain, &[], &[]).formulas(&[]);
         assert_eq!(offsets(&arena), [Some(0), Some(128), Some(0)]);
         assert_eq!(arena.bytes.as_constant(), Some(256));
     }
@@ -164,10 +193,10 @@ mod tests {
     fn a_dying_operand_lends_its_memory_and_a_living_one_does_not() {
         let bytes: Vec<Dim> = [64, 64, 64].map(Dim::from).into();
         let mut uses = vec![step(0, &[], &[0], &[]), step(1, &[0], &[1], &[0]), step(2, &[1], &[2], &[1])];
-        let arena = assign(&bytes, &uses, &[], &[]);
+        let arena = assign(&bytes, &uses, &[], &[]).formulas(&[]);
         assert_eq!(arena.bytes.as_constant(), Some(64));
         uses.push(step(3, &[0, 2], &[], &[]));
-        let arena = assign(&bytes, &uses, &[], &[]);
+        let arena = assign(&bytes, &uses, &[], &[]).formulas(&[]);
         let found = offsets(&arena);
         assert_ne!(found[0], found[1]);
         assert_ne!(found[0], found[2]);
@@ -178,7 +207,7 @@ mod tests {
         let bytes: Vec<Dim> = [64, 64, 64].map(Dim::from).into();
         let uses =
             [step(0, &[], &[0], &[]), step(1, &[0], &[1], &[0]), step(2, &[1], &[2], &[]), step(3, &[], &[], &[])];
-        let arena = assign(&bytes, &uses, std::slice::from_ref(&(1..3)), &[]);
+        let arena = assign(&bytes, &uses, std::slice::from_ref(&(1..3)), &[]).formulas(&[]);
         let found = offsets(&arena);
         assert!(found[0] != found[1] && found[0] != found[2]);
     }

@@ -3,6 +3,8 @@
 //! - Values whose operands are all parameters and constants are *weight-time*: they become [`weights::Source`]s.
 //! - View ops are strides; where strides do not do, a copy stands.
 //! - Every other node or fusion is one kernel, described by its spec; equal specs are one kernel.
+//! - A loop is one kernel that calls those of its body, on tiles of rows where its rows can be told apart; the loops of
+//!   heavy bodies whose rows cannot are steps of the plan.
 //! - Results are written where they are wanted: into the entry's outputs, into their place in a concatenation.
 //! - Temporaries get arena offsets as formulas over the symbols; an operand that dies where its successor is written
 //!   in the same order lends its memory.
@@ -13,10 +15,12 @@ mod arena;
 mod cell;
 mod group;
 pub mod layout;
+mod loops;
 mod lower;
 mod planner;
 mod product;
 mod regions;
+mod rows;
 mod weight_time;
 
 use crate::weights::{ItemId, Weights};
@@ -51,7 +55,7 @@ pub struct EntryPlan {
 pub enum Step {
     Launch(Launch),
     If { condition: Place, then: u32, otherwise: u32 },
-    While { condition: Place, body: u32, max: i64 },
+    While { condition: Place, body: u32, max: Dim, label: String },
     For { count: Place, index: Place, body: u32 },
 }
 
@@ -63,6 +67,8 @@ pub struct Launch {
     /// Inputs, then outputs, as the spec lists them.
     pub args: Vec<Place>,
     pub label: String,
+    /// The most steps of each loop inside the kernel that has a bound.
+    pub limits: Vec<Dim>,
 }
 
 /// Where an argument starts.

@@ -4,7 +4,10 @@ use super::{
     Buffer, EntryPlan, Launch, ModulePlan, Place, PlanError, PlanOptions, Step, Unsupported, arena,
     group::Group,
     layout::{Layout, axis, coalesce, is_view},
-    lower, unsupported,
+    loops::Code,
+    lower,
+    rows::{self, Tile},
+    unsupported,
 };
 use crate::weights::{Item, SourceId, Weights};
 use kiln_ir::{
@@ -15,6 +18,7 @@ use kiln_kernels::{Access, KernelSpec, map};
 use std::{
     collections::{HashMap, HashSet},
     ops::Range,
+    rc::Rc,
 };
 
 /// A value in memory.
@@ -28,6 +32,11 @@ pub(super) struct View {
 impl View {
     pub(super) fn place(&self) -> Place {
         Place { buffer: self.buffer, offset: self.layout.offset.clone() * Dim::from(self.elem.bytes() as i64) }
+    }
+
+    /// A buffer as such.
+    pub(super) fn bytes(buffer: Buffer) -> View {
+        View { buffer, elem: ElemType::U8, layout: Layout::contiguous(&[]) }
     }
 
     pub(super) fn with(&self, layout: Layout) -> View {
@@ -47,27 +56,34 @@ pub(super) struct Planner<'m> {
     known_kernels: HashMap<KernelSpec, usize>,
     pub(super) weight_time: HashMap<Value, (SourceId, Layout)>,
     unsupported: Vec<Unsupported>,
+    /// The loops that run on tiles of rows.
+    pub(super) tiles: Rc<HashMap<Node, Tile>>,
+    /// The kernel that is planned, if one is.
+    pub(super) code: Option<Code>,
 
-    views: HashMap<Value, View>,
+    pub(super) views: HashMap<Value, View>,
     /// Where results are wanted.
-    places: HashMap<Value, View>,
+    pub(super) places: HashMap<Value, View>,
     /// Dense copies made so far.
-    copies: HashMap<View, View>,
+    pub(super) copies: HashMap<View, View>,
     /// Bytes of each temporary.
-    temporaries: Vec<Dim>,
+    pub(super) temporaries: Vec<Dim>,
     pub(super) blocks: Vec<Vec<Step>>,
     pub(super) block: usize,
     /// Launches and steps so far, which is the clock of lifetimes.
     pub(super) now: usize,
     /// What each launch touches, by time.
-    uses: Vec<arena::Use>,
+    pub(super) uses: Vec<arena::Use>,
     pub(super) loops: Vec<Range<usize>>,
-    label: String,
+    pub(super) label: String,
 }
 
 pub(super) fn plan(m: &Module, options: &PlanOptions) -> Result<ModulePlan, PlanError> {
+    let (m, tiles) = &rows::prepare(m);
     let mut p = Planner {
         m,
+        tiles: tiles.clone(),
+        code: None,
         options,
         weights: Weights::default(),
         kernels: vec![],
@@ -107,7 +123,7 @@ impl Planner<'_> {
         let outputs: Vec<View> =
             m.regions[body].results.iter().enumerate().map(|(n, v)| self.dense(Buffer::Output(n as u32), *v)).collect();
         self.region(body, &outputs);
-        let arena = arena::assign(&self.temporaries, &self.uses, &self.loops, &m.symbols);
+        let arena = arena::assign(&self.temporaries, &self.uses, &self.loops, &m.symbols).formulas(&m.symbols);
         EntryPlan {
             entry,
             blocks: std::mem::take(&mut self.blocks),
@@ -229,8 +245,11 @@ impl Planner<'_> {
                 }
                 Ok(())
             }
-            Op::If | Op::While | Op::For => self.control(node),
-            Op::Scan | Op::StateRead | Op::StateAppend | Op::StateReset | Op::CircuitQuery => {
+            Op::If | Op::While | Op::For | Op::Scan => {
+                self.control(node);
+                Ok(())
+            }
+            Op::StateRead | Op::StateAppend | Op::StateReset | Op::CircuitQuery => {
                 Err((node, "the cpu back end has no plan for it".into()))
             }
             _ => lower::group(self, &Group::of(m, node)),
@@ -266,6 +285,9 @@ impl Planner<'_> {
     pub(super) fn view(&mut self, value: Value) -> View {
         if let Some(view) = self.views.get(&value) {
             return view.clone();
+        }
+        if let Some(view) = self.outside_view(value) {
+            return view;
         }
         let view = match self.weight_time.get(&value).cloned() {
             Some((source, layout)) => {
@@ -317,6 +339,7 @@ impl Planner<'_> {
     pub(super) fn scratch(&mut self, elem: ElemType, dims: &[Dim]) -> View {
         let layout = Layout::contiguous(dims);
         self.temporaries.push(layout.elements() * Dim::from(elem.bytes() as i64));
+        self.note_local();
         View { buffer: Buffer::Temporary(self.temporaries.len() as u32 - 1), elem, layout }
     }
 
@@ -342,6 +365,15 @@ impl Planner<'_> {
     /// Binds a value to a place, as the argument of a region.
     pub(super) fn bind(&mut self, value: Value, view: View) {
         self.views.insert(value, view);
+    }
+
+    /// The problems so far; to be taken back by [`Planner::forget_refusals`].
+    pub(super) fn refusals(&self) -> usize {
+        self.unsupported.len()
+    }
+
+    pub(super) fn forget_refusals(&mut self, from: usize) {
+        self.unsupported.truncate(from);
     }
 
     /// Runs `plan` as a new block; copies made inside do not count outside.
@@ -377,38 +409,52 @@ impl Planner<'_> {
     /// Appends a launch. The single output may take the memory of those inputs that are in `aliases`, where the views
     /// are the same.
     pub(super) fn launch(&mut self, spec: KernelSpec, inputs: Vec<View>, outputs: Vec<View>, aliases: Vec<usize>) {
+        let alike = |i: &usize| {
+            let (input, output) = (&inputs[*i], &outputs[0]);
+            let same = input.layout == output.layout && input.elem.bytes() == output.elem.bytes();
+            let whole = |v: &View| self.root(v.buffer) == v.buffer;
+            let apart = |other: &View| self.root(other.buffer) != input.buffer || other == input;
+            same && whole(input) && whole(output) && inputs.iter().all(apart)
+        };
+        let lenders = aliases.into_iter().filter(alike).filter_map(|i| self.lives(inputs[i].buffer)).collect();
+        self.note_use(&inputs.iter().collect::<Vec<_>>(), &outputs.iter().collect::<Vec<_>>(), lenders);
+        if self.code.is_some() {
+            self.call(spec, &inputs, &outputs);
+        } else {
+            self.push_launch(spec, &inputs, &outputs, vec![]);
+        }
+    }
+
+    /// Appends a launch of a kernel with loops that have these bounds.
+    pub(super) fn launch_bounded(&mut self, spec: KernelSpec, inputs: Vec<View>, outputs: Vec<View>, limits: Vec<Dim>) {
+        self.note_use(&inputs.iter().collect::<Vec<_>>(), &outputs.iter().collect::<Vec<_>>(), vec![]);
+        self.push_launch(spec, &inputs, &outputs, limits);
+    }
+
+    fn push_launch(&mut self, spec: KernelSpec, inputs: &[View], outputs: &[View], limits: Vec<Dim>) {
         let next = self.kernels.len();
         let kernel = *self.known_kernels.entry(spec).or_insert_with_key(|spec| {
             self.kernels.push(spec.clone());
             next
         });
-        let alike = |i: &usize| {
-            let (input, output) = (&inputs[*i], &outputs[0]);
-            let same = input.layout == output.layout && input.elem.bytes() == output.elem.bytes();
-            same && inputs.iter().all(|other| other.buffer != input.buffer || other == input)
-        };
-        let lenders = aliases.into_iter().filter(alike).filter_map(|i| temporary(inputs[i].buffer)).collect();
-        self.uses.push(arena::Use {
-            at: self.now,
-            reads: inputs.iter().filter_map(|v| temporary(v.buffer)).collect(),
-            writes: outputs.iter().filter_map(|v| temporary(v.buffer)).collect(),
-            lenders,
-        });
-        self.now += 1;
-        let args = inputs.iter().chain(&outputs).map(View::place).collect();
+        let args = inputs.iter().chain(outputs).map(View::place).collect();
         let label = self.label.clone();
-        self.blocks[self.block].push(Step::Launch(Launch { kernel, args, label }));
+        self.blocks[self.block].push(Step::Launch(Launch { kernel, args, label, limits }));
     }
 
     /// Appends a step other than a launch that reads and writes these places.
     pub(super) fn touch(&mut self, reads: &[&View], writes: &[&View]) {
-        let of = |views: &[&View]| views.iter().filter_map(|v| temporary(v.buffer)).collect();
-        self.uses.push(arena::Use { at: self.now, reads: of(reads), writes: of(writes), lenders: vec![] });
+        self.note_use(reads, writes, vec![]);
+    }
+
+    fn note_use(&mut self, reads: &[&View], writes: &[&View], lenders: Vec<u32>) {
+        let of = |views: &[&View]| views.iter().filter_map(|v| self.lives(v.buffer)).collect();
+        self.uses.push(arena::Use { at: self.now, reads: of(reads), writes: of(writes), lenders });
         self.now += 1;
     }
 }
 
-fn temporary(buffer: Buffer) -> Option<u32> {
+pub(super) fn temporary(buffer: Buffer) -> Option<u32> {
     if let Buffer::Temporary(t) = buffer { Some(t) } else { None }
 }
 
@@ -437,7 +483,8 @@ fn pieces(m: &Module, node: Node, result: &Layout) -> Vec<(Value, Layout)> {
 /// What a launch is called in traces: its main op and where that came from.
 fn label(m: &Module, node: Node) -> String {
     let data = &m.nodes[node];
-    let inner: Vec<Node> = data.regions.iter().flat_map(|r| m.regions[*r].nodes.clone()).collect();
+    let fused = data.regions.iter().filter(|_| data.op == Op::Fusion);
+    let inner: Vec<Node> = fused.flat_map(|r| m.regions[*r].nodes.clone()).collect();
     let main = inner.iter().find(|n| !m.nodes[**n].op.is_scalar()).or(inner.last()).unwrap_or(&node);
     let source = data.source.as_ref().or(m.nodes[*main].source.as_ref());
     match source {

@@ -1,23 +1,22 @@
-//! `if`, `while` and `for`: regions as blocks, carried values as temporaries that each run of the body overwrites.
+//! `if`, `while` and `for` as steps of the plan: regions as blocks, carried values as temporaries that each run of the
+//! body overwrites.
 
 use super::{
     Step,
-    planner::{Planner, Refusal, View},
+    planner::{Planner, View},
 };
-use kiln_ir::{Dim, ElemType, Node, Op, Region, Value};
+use kiln_ir::{ElemType, Node, Op, Region, Value};
 
 impl Planner<'_> {
-    pub(super) fn control(&mut self, node: Node) -> Result<(), Refusal> {
-        let data = &self.m.nodes[node];
-        match data.op {
-            Op::If => self.branch(node),
-            Op::While => return self.repeat(node),
+    /// A loop whose body's kernels are launches.
+    pub(super) fn stepwise(&mut self, node: Node) {
+        match self.m.nodes[node].op {
+            Op::While => self.repeat(node),
             _ => self.count(node),
         }
-        Ok(())
     }
 
-    fn branch(&mut self, node: Node) {
+    pub(super) fn branch(&mut self, node: Node) {
         let data = &self.m.nodes[node];
         let condition = self.view(data.operand(0));
         let results: Vec<View> = data.results.iter().map(|r| self.output(*r)).collect();
@@ -27,15 +26,9 @@ impl Planner<'_> {
         self.blocks[self.block].push(step);
     }
 
-    fn repeat(&mut self, node: Node) -> Result<(), Refusal> {
+    fn repeat(&mut self, node: Node) {
         let data = &self.m.nodes[node];
         let (condition, body) = (data.regions[0], data.regions[1]);
-        if self.m.regions[condition].results.iter().any(|flag| self.m.ty(*flag).rank() > 0) {
-            return Err((node, "the cpu back end has no plan for loops of rows".into()));
-        }
-        let Some(max) = data.attrs.dim("max").and_then(Dim::as_const) else {
-            return Err((node, "the cpu back end has no plan for a max that is not constant".into()));
-        };
         let carried = self.carry(node, 0);
         let flag = self.scratch(ElemType::I1, &[]);
         let flags = [flag.clone()];
@@ -47,8 +40,9 @@ impl Planner<'_> {
             p.test(condition, &carried, &flags);
         });
         self.close(start, &flag, &carried);
-        self.blocks[self.block].push(Step::While { condition: flag.place(), body: inner, max });
-        Ok(())
+        let max = data.attrs.dim("max").cloned().unwrap_or(0.into());
+        let label = self.label.clone();
+        self.blocks[self.block].push(Step::While { condition: flag.place(), body: inner, max, label });
     }
 
     fn count(&mut self, node: Node) {

@@ -34,6 +34,8 @@ pub const DIMS: &str = "dim B = 0..64\n dim S = 0..4096\n dim K = 0..4096";
 const SIZES: &[[i64; 3]] = &[[1, 1, 1], [3, 7, 5], [2, 130, 67]];
 const SOME: &[[i64; 3]] = &[[1, 1, 1], [3, 37, 19]];
 const EMPTY: &[[i64; 3]] = &[[3, 7, 5], [0, 7, 5], [3, 0, 5]];
+/// Rows of less than a tile, of one and of some.
+const ROWS: &[[i64; 3]] = &[[1, 1, 1], [3, 7, 5], [16, 5, 1], [37, 9, 1], [0, 3, 1], [2, 0, 1]];
 const ONE: &[[i64; 3]] = &[[1, 1, 1]];
 
 pub const CASES: &[Case] = &[
@@ -281,4 +283,124 @@ pub const CASES: &[Case] = &[
     Case { name: "swap_in_a_loop", elems: &[F32], sizes: SOME, tolerance: 1e-6, below: 9, text: "(%x: T[B,S], %y: T[B,S], %i: i64[]) -> (a: T[B,S], b: T[B,S]) {
         %0, %1 = for %i, %x, %y body(%t: i64[], %p: T[B,S], %q: T[B,S]) { yield %q, %p } : T[B,S], T[B,S]
         return %0, %1 }" },
+    // loops
+    Case { name: "scan", elems: &[F32, F64], sizes: ROWS, tolerance: 1e-5, below: 0, text: "(%x: T[B,S,6], %h: T[B,6], %w: T[B,6]) -> (h: T[B,6], y: T[B,S,6], b: T[B,6], z: T[B,S,6]) {
+        %0, %1 = scan %x, %h inputs=1 axis=1 body(%a: T[B,6], %c: T[B,6]) {
+          %2 = mul %a, %w : T[B,6]
+          %3 = add %2, %c : T[B,6]
+          %4 = tanh %3 : T[B,6]
+          yield %4, %3
+        } : T[B,6], T[B,S,6]
+        %5, %6 = scan %x, %1, %h inputs=2 axis=1 reverse=true body(%d: T[B,6], %e: T[B,6], %f: T[B,6]) {
+          %7 = sub %f, %e : T[B,6]
+          %8 = add %7, %d : T[B,6]
+          %9 = tanh %8 : T[B,6]
+          yield %9, %9
+        } : T[B,6], T[B,S,6]
+        return %0, %1, %5, %6 }" },
+    Case { name: "scan_along_the_first_axis", elems: &[F32], sizes: ROWS, tolerance: 1e-5, below: 0, text: "(%x: T[S,B,6], %h: T[B,6], %u: T[S,3], %v: T[3]) -> (h: T[B,6], y: T[S,B,6], q: T[3], p: T[S,3]) {
+        %0, %1 = scan %x, %h inputs=1 axis=0 body(%a: T[B,6], %c: T[B,6]) {
+          %2 = add %a, %c : T[B,6]
+          %3 = sin %2 : T[B,6]
+          yield %3, %2
+        } : T[B,6], T[S,B,6]
+        %4, %5 = scan %u, %v inputs=1 axis=0 body(%d: T[3], %e: T[3]) {
+          %6 = add %d, %e : T[3]
+          %7 = tanh %6 : T[3]
+          yield %7, %6
+        } : T[3], T[S,3]
+        return %0, %1, %4, %5 }" },
+    Case { name: "scan_that_mixes_rows", elems: &[F32], sizes: ROWS, tolerance: 1e-5, below: 0, text: "(%x: T[B,S], %h: T[B]) -> (h: T[B], y: T[B,S]) {
+        %0, %1 = scan %x, %h inputs=1 axis=1 body(%a: T[B], %c: T[B]) {
+          %2 = reduce %a kind=mean axes=[0] keep=true : T[1]
+          %3 = add %c, %2 : T[B]
+          %4 = tanh %3 : T[B]
+          yield %4, %2
+        } : T[B], T[1,S]
+        %5 = broadcast %1 to=[B,S] : T[B,S]
+        return %0, %5 }" },
+    Case { name: "scan_of_slices", elems: &[F32, I1], sizes: ROWS, tolerance: 0.0, below: 0, text: "(%x: T[B,S,6], %h: T[B,2]) -> (y: T[B,2,S]) {
+        %0 = slice %x axis=2 start=1 end=5 step=2 : T[B,S,2]
+        %1, %2 = scan %0, %h inputs=1 axis=1 body(%a: T[B,2], %c: T[B,2]) { yield %a, %c } : T[B,2], T[B,S,2]
+        %3 = transpose %2 perm=[0,2,1] : T[B,2,S]
+        return %3 }" },
+    Case { name: "scan_with_lengths", elems: &[F32, F64], sizes: ROWS, tolerance: 1e-5, below: 9, text: "(%x: T[B,S,6], %h: T[B,6], %i: i64[B], %w: T[B,6]) -> (h: T[B,6], y: T[B,S,6], b: T[B,6], z: T[B,S,6]) {
+        %0, %1 = scan %x, %h lengths=%i inputs=1 axis=1 body(%a: T[B,6], %c: T[B,6]) {
+          %2 = mul %a, %w : T[B,6]
+          %3 = add %2, %c : T[B,6]
+          %4 = tanh %3 : T[B,6]
+          yield %4, %3
+        } : T[B,6], T[B,S,6]
+        %5, %6 = scan %x, %h lengths=%i inputs=1 axis=1 reverse=true body(%d: T[B,6], %f: T[B,6]) {
+          %7 = mul %f, %w : T[B,6]
+          %8 = add %7, %d : T[B,6]
+          %9 = tanh %8 : T[B,6]
+          yield %9, %9
+        } : T[B,6], T[B,S,6]
+        return %0, %1, %5, %6 }" },
+    Case { name: "scan_with_lengths_whole", elems: &[F32], sizes: ROWS, tolerance: 1e-5, below: 9, text: "(%x: T[B,S,6], %h: T[B,6], %i: i64[B]) -> (h: T[B,6], y: T[B,S,6], b: T[B,6], z: T[B,S,6]) {
+        %0, %1 = scan %x, %h lengths=%i inputs=1 axis=1 body(%a: T[B,6], %c: T[B,6]) {
+          %2 = transpose %a perm=[1,0] : T[6,B]
+          %3 = transpose %c perm=[1,0] : T[6,B]
+          %4 = sub %2, %3 : T[6,B]
+          %5 = transpose %4 perm=[1,0] : T[B,6]
+          yield %5, %5
+        } : T[B,6], T[B,S,6]
+        %6, %7 = scan %x, %h lengths=%i inputs=1 axis=1 reverse=true body(%d: T[B,6], %e: T[B,6]) {
+          %8 = transpose %d perm=[1,0] : T[6,B]
+          %9 = transpose %8 perm=[1,0] : T[B,6]
+          %10 = sub %9, %e : T[B,6]
+          yield %10, %10
+        } : T[B,6], T[B,S,6]
+        return %0, %1, %6, %7 }" },
+    Case { name: "while_by_rows", elems: &[F32], sizes: ROWS, tolerance: 1e-5, below: 9, text: "(%x: T[B,S], %i: i64[B]) -> (n: i64[B], y: T[B,S], m: i64[B], z: T[B,S]) {
+        %0, %1 = while %i, %x max=S + 20 condition(%n: i64[B], %c: T[B,S]) {
+          %2 = compare %n, 0 dir=gt : i1[B]
+          yield %2
+        } body(%k: i64[B], %d: T[B,S]) {
+          %3 = sub %k, 2 : i64[B]
+          %4 = sub %x, %d : T[B,S]
+          yield %3, %4
+        } : i64[B], T[B,S]
+        %5, %6 = while %i, %x max=20 condition(%n: i64[B], %c: T[B,S]) {
+          %7 = reshape %n to=[1,B] : i64[1,B]
+          %8 = compare %7, 0 dir=gt : i1[1,B]
+          %9 = reshape %8 to=[B] : i1[B]
+          yield %9
+        } body(%k: i64[B], %d: T[B,S]) {
+          %10 = sub %k, 1 : i64[B]
+          %11 = sub %x, %d : T[B,S]
+          yield %10, %11
+        } : i64[B], T[B,S]
+        return %0, %1, %5, %6 }" },
+    Case { name: "loops_in_loops", elems: &[F32], sizes: ROWS, tolerance: 1e-5, below: 4, text: "(%x: T[B,S,6], %h: T[B,6], %i: i64[], %ids: i64[B], %u: i1[]) -> (h: T[B,6], y: T[B,S,6], n: i64[B]) {
+        %0, %1 = for %i, %h, %ids body(%t: i64[], %c: T[B,6], %n: i64[B]) {
+          %2, %3 = scan %x, %c inputs=1 axis=1 body(%a: T[B,6], %d: T[B,6]) {
+            %4 = if %u then() { %5 = add %a, %d : T[B,6] yield %5 } else() { %6 = sub %a, %d : T[B,6] yield %6 } : T[B,6]
+            %7 = tanh %4 : T[B,6]
+            yield %7, %4
+          } : T[B,6], T[B,S,6]
+          %8 = reduce %3 kind=sum axes=[1] keep=false : T[B,6]
+          %9 = add %2, %8 : T[B,6]
+          %10 = sin %9 : T[B,6]
+          %11, %12 = while %n, %10 max=9 condition(%k: i64[B], %e: T[B,6]) {
+            %13 = compare %k, 0 dir=gt : i1[B]
+            yield %13
+          } body(%l: i64[B], %f: T[B,6]) {
+            %14 = sub %l, 1 : i64[B]
+            %15 = add %f, 0.5 : T[B,6]
+            yield %14, %15
+          } : i64[B], T[B,6]
+          %16 = add %11, %t : i64[B]
+          yield %12, %16
+        } : T[B,6], i64[B]
+        %17, %18 = scan %x, %0 inputs=1 axis=1 body(%g: T[B,6], %o: T[B,6]) {
+          %19 = for %i, %o body(%v: i64[], %p: T[B,6]) {
+            %20 = mul %p, %g : T[B,6]
+            yield %20
+          } : T[B,6]
+          %21 = tanh %19 : T[B,6]
+          yield %21, %19
+        } : T[B,6], T[B,S,6]
+        return %0, %18, %1 }" },
 ];

@@ -2,7 +2,7 @@
 //! generation. All memory is bytes, so arena offsets, strides and lending are put to the test too.
 
 use kiln_backends::{
-    plan::{Buffer, Launch, ModulePlan, Place, Step},
+    plan::{Buffer, ModulePlan, Place, Step},
     weights::{Params, Reader, decode, encode},
 };
 use kiln_ir::{
@@ -10,6 +10,9 @@ use kiln_ir::{
     scalar::{Expr, Scalar},
 };
 use kiln_kernels::{Access, KernelSpec, attention, cell, conv, gather, map, matmul, reduce, row, topk};
+
+#[path = "regions.rs"]
+mod regions;
 
 pub struct Simulator<'a> {
     symbols: Vec<(Symbol, i64)>,
@@ -20,12 +23,29 @@ pub struct Simulator<'a> {
     offsets: Vec<i64>,
     plan: &'a ModulePlan,
     entry: usize,
+    /// Memory of the loop that runs.
+    region: Vec<u8>,
+}
+
+/// An address.
+#[derive(Clone, Copy)]
+struct Base {
+    memory: Memory,
+    /// In bytes.
+    start: i64,
+}
+
+#[derive(Clone, Copy)]
+enum Memory {
+    Plan(Buffer),
+    /// Of the loop that runs.
+    Region,
 }
 
 /// A strided tensor that a kernel works on.
 #[derive(Clone)]
 struct Bound {
-    place: Place,
+    base: Base,
     elem: ElemType,
     offset: i64,
     strides: Vec<i64>,
@@ -78,6 +98,7 @@ impl<'a> Simulator<'a> {
             offsets: plan.entries[entry].offsets.iter().map(|o| o.eval_size(&values).unwrap()).collect(),
             plan,
             entry,
+            region: vec![],
         };
         let bytes = |ty: &kiln_ir::Type| simulator.value(&ty.elements()) as usize * ty.elem.bytes();
         simulator.outputs =
@@ -98,23 +119,27 @@ impl<'a> Simulator<'a> {
         let plan = self.plan;
         for step in &plan.entries[self.entry].blocks[block] {
             match step {
-                Step::Launch(launch) => self.launch(launch),
+                Step::Launch(launch) => {
+                    let args: Vec<Base> = launch.args.iter().map(|a| self.base(a)).collect();
+                    self.launch(&plan.kernels[launch.kernel], &args);
+                }
                 Step::If { condition, then, otherwise } => {
                     let yes = self.scalar(condition, ElemType::I1) != 0;
                     self.block(if yes { *then } else { *otherwise } as usize);
                 }
-                Step::While { condition, body, max } => {
+                Step::While { condition, body, max, .. } => {
+                    let max = self.value(max);
                     for turn in 0.. {
                         if self.scalar(condition, ElemType::I1) == 0 {
                             break;
                         }
-                        assert!(turn < *max, "more than {max} turns");
+                        assert!(turn < max, "more than {max} turns");
                         self.block(*body as usize);
                     }
                 }
                 Step::For { count, index, body } => {
                     for turn in 0..self.scalar(count, ElemType::I64) {
-                        let to = self.bind(index, &Access::new(ElemType::I64, 0, [0; 0]));
+                        let to = self.bind(self.base(index), &Access::new(ElemType::I64, 0, [0; 0]));
                         self.set(&to, &[], Scalar::I(turn));
                         self.block(*body as usize);
                     }
@@ -124,59 +149,68 @@ impl<'a> Simulator<'a> {
     }
 
     fn scalar(&self, place: &Place, elem: ElemType) -> i64 {
-        self.get(&self.bind(place, &Access::new(elem, 0, [0; 0])), &[]).as_i64()
+        self.element(self.base(place), elem)
     }
 
-    fn bind(&self, place: &Place, access: &Access) -> Bound {
-        Bound {
-            place: place.clone(),
-            elem: access.elem,
-            offset: self.value(&access.offset),
-            strides: self.values(&access.strides),
-        }
+    fn element(&self, base: Base, elem: ElemType) -> i64 {
+        self.get(&self.bind(base, &Access::new(elem, 0, [0; 0])), &[]).as_i64()
     }
 
-    fn start(&self, b: &Bound, index: &[i64]) -> usize {
-        let base = match b.place.buffer {
+    fn base(&self, place: &Place) -> Base {
+        let start = match place.buffer {
             Buffer::Temporary(t) => self.offsets[t as usize],
             _ => 0,
         };
-        (base + self.value(&b.place.offset) + b.at(index) * b.elem.bytes() as i64) as usize
+        Base { memory: Memory::Plan(place.buffer), start: start + self.value(&place.offset) }
+    }
+
+    fn bind(&self, base: Base, access: &Access) -> Bound {
+        Bound { base, elem: access.elem, offset: self.value(&access.offset), strides: self.values(&access.strides) }
+    }
+
+    fn start(&self, b: &Bound, index: &[i64]) -> usize {
+        (b.base.start + b.at(index) * b.elem.bytes() as i64) as usize
+    }
+
+    fn bytes(&self, memory: Memory) -> &[u8] {
+        match memory {
+            Memory::Plan(Buffer::Input(i)) => &self.inputs[i as usize],
+            Memory::Plan(Buffer::Output(i)) => &self.outputs[i as usize],
+            Memory::Plan(Buffer::Temporary(_)) => &self.arena,
+            Memory::Plan(Buffer::Weight(item)) => &self.weights[item.0 as usize],
+            Memory::Region => &self.region,
+        }
+    }
+
+    fn bytes_mut(&mut self, memory: Memory) -> &mut [u8] {
+        match memory {
+            Memory::Plan(Buffer::Output(i)) => &mut self.outputs[i as usize],
+            Memory::Plan(Buffer::Temporary(_)) => &mut self.arena,
+            Memory::Plan(other) => panic!("a kernel writes {other:?}"),
+            Memory::Region => &mut self.region,
+        }
     }
 
     fn get(&self, b: &Bound, index: &[i64]) -> Scalar {
-        let bytes = match b.place.buffer {
-            Buffer::Input(i) => &self.inputs[i as usize],
-            Buffer::Output(i) => &self.outputs[i as usize],
-            Buffer::Temporary(_) => &self.arena,
-            Buffer::Weight(item) => &self.weights[item.0 as usize],
-        };
-        decode(b.elem, &bytes[self.start(b, index)..])
+        decode(b.elem, &self.bytes(b.base.memory)[self.start(b, index)..])
     }
 
     fn set(&mut self, b: &Bound, index: &[i64], value: Scalar) {
         let start = self.start(b, index);
-        let bytes = match b.place.buffer {
-            Buffer::Output(i) => &mut self.outputs[i as usize],
-            Buffer::Temporary(_) => &mut self.arena,
-            other => panic!("a kernel writes {other:?}"),
-        };
-        encode(b.elem, value, &mut bytes[start..]);
+        encode(b.elem, value, &mut self.bytes_mut(b.base.memory)[start..]);
     }
 
     fn all(&self, list: &[Bound], index: &[i64]) -> Vec<Scalar> {
         list.iter().map(|b| self.get(b, index)).collect()
     }
 
-    fn launch(&mut self, launch: &Launch) {
-        let plan = self.plan;
-        let spec = &plan.kernels[launch.kernel];
-        let args = &launch.args;
+    fn launch(&mut self, spec: &KernelSpec, args: &[Base]) {
         let bind = |accesses: &[&Access]| -> Vec<Bound> {
-            assert_eq!(accesses.len(), args.len(), "{}", launch.label);
-            accesses.iter().zip(args).map(|(a, p)| self.bind(p, a)).collect()
+            assert_eq!(accesses.len(), args.len(), "{spec:?}");
+            accesses.iter().zip(args).map(|(a, base)| self.bind(*base, a)).collect()
         };
         match spec {
+            KernelSpec::Region(s) => self.loops(s, args),
             KernelSpec::Map(s) => {
                 let bound = bind(&s.inputs.iter().chain([&s.output]).collect::<Vec<_>>());
                 self.map(s, &bound);

@@ -44,6 +44,17 @@ fn extend<'k>(value: impl ValueLike<'k>) -> Value<'k, 'k> {
     unsafe { Value::from_raw(value.to_raw()) }
 }
 
+/// Who may call a function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Linkage {
+    /// Whoever loads the code.
+    Exported,
+    /// Its module, which may be linked with others; it stays a function.
+    Private,
+    /// Its module alone, which may absorb it.
+    Internal,
+}
+
 /// Appends `func.func @name(params) -> results` to the module; `body` gets the arguments and gives the results.
 pub fn function(
     module: &Module<'_>,
@@ -51,7 +62,7 @@ pub fn function(
     name: &str,
     params: &[Ty],
     results: &[Ty],
-    private: bool,
+    linkage: Linkage,
     body: impl for<'k> FnOnce(K<'k>, &[V<'k>]) -> Vec<V<'k>>,
 ) {
     let location = Location::unknown(context);
@@ -75,8 +86,12 @@ pub fn function(
             TypeAttribute::new(FunctionType::new(context, &inputs, &outputs).into()).into(),
         ),
     ];
-    if private {
+    if linkage != Linkage::Exported {
         attributes.push((Identifier::new(context, "sym_visibility"), string("private")));
+    }
+    if linkage == Linkage::Internal {
+        let internal = Attribute::parse(context, "#llvm.linkage<internal>").expect("an attribute of the llvm dialect");
+        attributes.push((Identifier::new(context, "llvm.linkage"), internal));
     }
     let op = OperationBuilder::new("func.func", location).add_attributes(&attributes).add_regions([region]).build();
     module.body().append_operation(op.expect("func.func"));

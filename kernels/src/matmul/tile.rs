@@ -1,7 +1,7 @@
 //! Micro-kernels: a tile of sums in registers over a run of K.
 
 use crate::{
-    build::{self, Ix, Ptr, Ty, V},
+    build::{self, Ix, Linkage, Ptr, Ty, V},
     cpu::{Cpu, CpuLevel},
     matmul::{Rhs, Spec, TASK_COLUMNS, pack::PANEL},
     scalar::{Access, register},
@@ -91,13 +91,21 @@ impl MicroKernels {
         for height in self.tiling.heights {
             let mut params = vec![Ty::PTR; 2 + self.tiling.panels as usize];
             params.push(Ty::I64);
-            build::function(module, context, &Self::name(symbol, *height), &params, &[], true, |_, args| {
-                let pointers: Vec<Ptr> = args[..args.len() - 1].iter().map(|v| v.ptr()).collect();
-                let (a, rest) = (pointers[0], &pointers[1..]);
-                let (b, partial) = (&rest[..rest.len() - 1], rest[rest.len() - 1]);
-                self.body(*height, a, b, partial, Ix::Value(args[args.len() - 1]));
-                vec![]
-            });
+            build::function(
+                module,
+                context,
+                &Self::name(symbol, *height),
+                &params,
+                &[],
+                Linkage::Private,
+                |_, args| {
+                    let pointers: Vec<Ptr> = args[..args.len() - 1].iter().map(|v| v.ptr()).collect();
+                    let (a, rest) = (pointers[0], &pointers[1..]);
+                    let (b, partial) = (&rest[..rest.len() - 1], rest[rest.len() - 1]);
+                    self.body(*height, a, b, partial, Ix::Value(args[args.len() - 1]));
+                    vec![]
+                },
+            );
         }
     }
 

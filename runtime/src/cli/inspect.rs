@@ -137,7 +137,7 @@ pub(super) fn step_text(manifest: &Manifest, target: usize, step: &Step) -> Stri
         Arg::State { index, offset } => format!("state{index}+{}", offset.display(&names)),
     };
     match step {
-        Step::Launch { kernel, args, sizes, tasks } => {
+        Step::Launch { kernel, args, sizes, tasks, .. } => {
             let kernel = &manifest.targets[target].kernels[*kernel as usize];
             let args: Vec<String> = args.iter().map(arg).collect();
             let sizes: Vec<String> = sizes.iter().map(|s| s.display(&names)).collect();
@@ -145,8 +145,8 @@ pub(super) fn step_text(manifest: &Manifest, target: usize, step: &Step) -> Stri
             format!("{}({args}; {sizes}) in {tasks} tasks  // {}", kernel.symbol, kernel.label)
         }
         Step::If { cond, then, otherwise } => format!("if {} block {then} else block {otherwise}", arg(cond)),
-        Step::While { cond, body, max } => {
-            format!("while {} block {body}, at most {} times", arg(cond), max.display(&names))
+        Step::While { cond, body, max, label } => {
+            format!("while {} block {body}, at most {} times  // {label}", arg(cond), max.display(&names))
         }
         Step::For { count, index, body } => {
             let count = match count {

@@ -5,7 +5,8 @@
 //! and on any number of threads at once, gives the same bits. `bufs[i]` is argument `i` with its byte offset applied:
 //! 64-byte aligned at offset 0 of arena, weights and states, aligned to the element alone in the caller's tensors.
 //! `scratch` is the calling worker's own, 64-byte aligned, and keeps nothing between calls. It returns 0, or 1 when it
-//! met an index out of range; the other values are reserved and are errors.
+//! met an index out of range, or 16 plus the number of a loop inside that ran more often than it may; the other values
+//! are reserved and are errors.
 
 use super::SizeExpr;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,8 @@ pub enum Step {
         args: Vec<Arg>,
         sizes: Vec<SizeExpr>,
         tasks: SizeExpr,
+        /// The most runs of each loop inside the kernel that has a bound, for the error that names it.
+        limits: Vec<SizeExpr>,
     },
     If {
         cond: Arg,
@@ -49,6 +52,8 @@ pub enum Step {
         cond: Arg,
         body: u32,
         max: SizeExpr,
+        /// What the loop is called in errors.
+        label: String,
     },
     /// Runs `body` `count` times; `index`, an `i64` element, holds 0, 1, ... as it starts.
     For {

@@ -138,18 +138,23 @@ impl Checker<'_> {
 
     fn step(&self, step: &Step) -> Result<(), String> {
         match step {
-            Step::Launch { kernel, args, sizes, tasks } => {
+            Step::Launch { kernel, args, sizes, tasks, limits } => {
                 if *kernel as usize >= self.kernels {
                     return Err(format!("kernel {kernel} of {}", self.kernels));
                 }
-                if args.len() > MAX_ARGS || sizes.len() > MAX_ARGS {
+                if [args.len(), sizes.len(), limits.len()].iter().any(|n| *n > MAX_ARGS) {
                     return Err(format!("more than {MAX_ARGS} arguments"));
                 }
                 args.iter().try_for_each(|a| self.arg(a))?;
-                sizes.iter().chain([tasks]).try_for_each(|e| self.expr(e))
+                sizes.iter().chain(limits).chain([tasks]).try_for_each(|e| self.expr(e))
             }
             Step::If { cond, .. } => self.arg(cond),
-            Step::While { cond, max, .. } => self.arg(cond).and_then(|()| self.expr(max)),
+            Step::While { cond, max, label, .. } => {
+                if label.len() > MAX_KEY_LEN {
+                    return Err(format!("a loop has a label of {} bytes", label.len()));
+                }
+                self.arg(cond).and_then(|()| self.expr(max))
+            }
             Step::For { count, index, .. } => {
                 match count {
                     Count::Size(e) => self.expr(e)?,

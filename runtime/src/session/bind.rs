@@ -37,10 +37,31 @@ struct Patch {
 }
 
 pub(super) enum Node {
-    Launch { kernel: u32, function: KernelFn, bufs: u32, sizes: u32, tasks: i64 },
-    If { cond: u32, then: u32, otherwise: u32 },
-    While { cond: u32, body: u32, max: i64 },
-    For { count: Times, index: Option<u32>, body: u32 },
+    /// The values of the limits stand behind those of the sizes.
+    Launch {
+        kernel: u32,
+        function: KernelFn,
+        bufs: u32,
+        sizes: u32,
+        tasks: i64,
+        limits: std::ops::Range<u32>,
+    },
+    If {
+        cond: u32,
+        then: u32,
+        otherwise: u32,
+    },
+    While {
+        cond: u32,
+        body: u32,
+        max: i64,
+        label: String,
+    },
+    For {
+        count: Times,
+        index: Option<u32>,
+        body: u32,
+    },
 }
 
 pub(super) enum Times {
@@ -287,24 +308,27 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn step(&mut self, step: &Step) -> Result<Node> {
         Ok(match step {
-            Step::Launch { kernel, args, sizes, tasks } => {
+            Step::Launch { kernel, args, sizes, tasks, limits } => {
                 let (first_buf, first_size) = (self.binding.bufs.len() as u32, self.binding.sizes.len() as u32);
                 for arg in args {
                     self.slot(arg, 0)?;
                 }
-                for expr in sizes {
+                let first_limit = first_size + sizes.len() as u32;
+                for expr in sizes.iter().chain(limits) {
                     let value = expr.eval(self.symbols);
                     self.binding.sizes.push(value.map_err(|source| Error::Size { what: "a kernel".into(), source })?);
                 }
+                let limits = first_limit..first_limit + limits.len() as u32;
                 let tasks = size("a grid", tasks, self.symbols)? as i64;
                 let function = self.kernels[*kernel as usize];
-                Node::Launch { kernel: *kernel, function, bufs: first_buf, sizes: first_size, tasks }
+                Node::Launch { kernel: *kernel, function, bufs: first_buf, sizes: first_size, tasks, limits }
             }
             Step::If { cond, then, otherwise } => {
                 Node::If { cond: self.slot(cond, 1)?, then: *then, otherwise: *otherwise }
             }
-            Step::While { cond, body, max } => {
-                Node::While { cond: self.slot(cond, 1)?, body: *body, max: size("a loop", max, self.symbols)? as i64 }
+            Step::While { cond, body, max, label } => {
+                let max = size("a loop", max, self.symbols)? as i64;
+                Node::While { cond: self.slot(cond, 1)?, body: *body, max, label: label.clone() }
             }
             Step::For { count, index, body } => Node::For {
                 count: match count {

@@ -6,10 +6,13 @@ use crate::executor::Workers;
 use crate::format::Kernel;
 use crate::launch::{Launch, PANICKED, Profiled};
 use crate::profile::Profile;
+use std::ops::Range;
 use std::time::Instant;
 
 /// The status by which a kernel says that it met an index out of range.
 const INDEX_OUT_OF_RANGE: i32 = 1;
+/// The status by which it says that its loop 0 ran more often than it may; those of the other loops follow.
+const LOOP_LIMIT: i32 = 16;
 
 struct Walk<'a> {
     binding: &'a Binding,
@@ -33,17 +36,17 @@ impl Walk<'_> {
     fn block(&mut self, block: u32) -> Result<()> {
         for node in &self.binding.blocks[block as usize] {
             match *node {
-                Node::Launch { kernel, function, bufs, sizes, tasks } => {
+                Node::Launch { kernel, function, bufs, sizes, tasks, ref limits } => {
                     if tasks > 0 {
-                        self.launch(kernel, function, bufs, sizes, tasks)?;
+                        self.launch(kernel, function, bufs, sizes, tasks).map_err(|e| self.explain(e, limits))?;
                     }
                 }
                 Node::If { cond, then, otherwise } => self.block(if self.test(cond) { then } else { otherwise })?,
-                Node::While { cond, body, max } => {
+                Node::While { cond, body, max, ref label } => {
                     let mut times = 0;
                     while self.test(cond) {
                         if times == max {
-                            return Err(Error::LoopLimit { max });
+                            return Err(Error::LoopLimit { label: label.clone(), max });
                         }
                         times += 1;
                         self.block(body)?;
@@ -66,6 +69,17 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What a kernel's status says of its loops, of which these are the bounds.
+    fn explain(&self, error: Error, limits: &Range<u32>) -> Error {
+        let Error::Kernel { label, kernel, code } = error else { return error };
+        let bounds = &self.binding.sizes[limits.start as usize..limits.end as usize];
+        let number = code.checked_sub(LOOP_LIMIT).and_then(|n| usize::try_from(n).ok());
+        match number.and_then(|n| bounds.get(n)) {
+            Some(max) => Error::LoopLimit { label, max: *max },
+            None => Error::Kernel { label, kernel, code },
+        }
     }
 
     fn address(&self, slot: u32) -> *mut u8 {

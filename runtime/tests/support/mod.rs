@@ -42,7 +42,7 @@ pub fn arena(offset: i64) -> Arg {
 }
 
 pub fn launch(symbol: &str, args: &[Arg], sizes: &[SizeExpr], tasks: SizeExpr) -> Step {
-    Step::Launch { kernel: kernel(symbol), args: args.to_vec(), sizes: sizes.to_vec(), tasks }
+    Step::Launch { kernel: kernel(symbol), args: args.to_vec(), sizes: sizes.to_vec(), tasks, limits: vec![] }
 }
 
 /// Entries under construction.
@@ -157,7 +157,7 @@ pub fn zoo() -> Model {
     let count = vec![
         launch("set_i64", &[output(0)], &[fixed(0)], fixed(1)),
         launch("set_i64", &[arena(0)], &[fixed(1)], fixed(1)),
-        Step::While { cond: arena(0), body: 1, max: n.clone() },
+        Step::While { cond: arena(0), body: 1, max: n.clone(), label: "count".into() },
     ];
     let body = vec![launch("count", &[output(0), arena(0)], &[fixed(5)], fixed(1))];
     model.entry("while", &[f32_n("x")], &[scalar("y")], vec![count, body]);

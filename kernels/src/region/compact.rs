@@ -1,0 +1,213 @@
+//! Loops that end for each row by itself: what is known of the rows, and how they move.
+//!
+//! Rows `0..left` of everything local are those that still run. `home` is the row of the tile that each one was, and
+//! `lengths` the steps that it takes, where these are given.
+
+use super::{
+    Compact, Loop, Place, Rows, Step, Times,
+    emit::{At, Emitter},
+};
+use crate::{
+    abi::ModuleBuilder,
+    build::{self, Bool, Elem, Ix, Linkage, Ptr, Ty},
+    cpu::Cpu,
+};
+
+/// Bytes in front of `home`: the kernel's status and the number of rows left.
+const HEAD: i64 = 16;
+const LEFT_AT: i64 = 8;
+
+/// Bytes that a task of this many rows keeps of its own.
+pub(super) fn state_bytes(tile: i64) -> i64 {
+    HEAD + 16 * tile
+}
+
+pub(super) fn is_used(steps: &[Step]) -> bool {
+    steps.iter().any(|s| matches!(s, Step::Loop(l) if l.compact.is_some()))
+}
+
+fn copy_symbol(symbol: &str) -> String {
+    format!("{symbol}.copy")
+}
+
+/// Emits `void copy(ptr to, ptr from, i64 bytes)`, the bytes in whole vectors, then in words, then one by one.
+pub(super) fn emit_copy(module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &Cpu) {
+    let params = [Ty::PTR, Ty::PTR, Ty::I64];
+    let widths = [Ty::new(Elem::I8, cpu.vector_bytes), Ty::new(Elem::I8, 8), Ty::new(Elem::I8, 1)];
+    build::function(
+        &module.module,
+        module.context,
+        &copy_symbol(symbol),
+        &params,
+        &[],
+        Linkage::Internal,
+        |k, args| {
+            let (to, from, bytes) = (args[0].ptr(), args[1].ptr(), Ix::Value(args[2]));
+            let mut at = Ix::Const(0);
+            for ty in widths {
+                let width = ty.lanes as i64;
+                let end = at + (bytes - at).div(width) * width;
+                k.for_(at, end, width, |i| to.bytes(i).store(from.bytes(i).load(ty)));
+                at = end;
+            }
+            vec![]
+        },
+    );
+}
+
+impl<'k> Emitter<'_, 'k> {
+    fn left(&self) -> Ptr<'k> {
+        self.state.bytes(LEFT_AT)
+    }
+
+    fn home(&self, row: Ix<'k>) -> Ptr<'k> {
+        self.state.bytes(HEAD).offset(Elem::I64, row)
+    }
+
+    fn length(&self, row: Ix<'k>) -> Ptr<'k> {
+        let tile = self.spec.tiles.as_ref().map_or(0, |t| t.tile);
+        self.state.bytes(HEAD + 8 * tile).offset(Elem::I64, row)
+    }
+
+    fn copy(&self, to: Ptr<'k>, from: Ptr<'k>, bytes: Ix<'k>) {
+        self.k.call(&copy_symbol(self.symbol), &[to.0, from.0, bytes.v(self.k)], &[]);
+    }
+
+    /// A row outside at a position.
+    fn outside(&self, rows: &Rows, row: Ix<'k>, position: Ix<'k>, at: &At<'k>) -> Ptr<'k> {
+        let by = row * self.size(&rows.row, at) + position * self.size(&rows.position, at);
+        self.place(&rows.first, at).bytes(by)
+    }
+
+    /// A row of a local.
+    fn inside(&self, place: &Place, rows: &Rows, row: Ix<'k>, at: &At<'k>) -> Ptr<'k> {
+        self.place(place, at).bytes(row * self.size(&rows.bytes, at))
+    }
+
+    /// The number of steps of a loop over an axis.
+    fn steps_of(&self, l: &Loop, at: &At<'k>) -> Ix<'k> {
+        match &l.times {
+            Times::Size(d) | Times::While { max: d, .. } => self.size(d, at),
+            Times::Read(_) => Ix::Const(0),
+        }
+    }
+
+    pub(super) fn compact(&self, l: &Loop, c: &Compact, outer: At<'k>) -> At<'k> {
+        let k = self.k;
+        let all = outer.rows;
+        let count = self.steps_of(l, &outer);
+        self.left().store(all.v(k));
+        k.for_(0, all, 1, |row| {
+            self.home(row).store(row.v(k));
+            if let Some(lengths) = &c.lengths {
+                let length = Ix::Value(self.outside(lengths, row, 0.into(), &outer).load(Ty::I64));
+                self.length(row).store(length.min(count).max(0).v(k));
+            }
+            for (rows, local) in &c.kept {
+                let from = self.outside(rows, row, 0.into(), &outer);
+                self.copy(self.inside(local, rows, row, &outer), from, self.size(&rows.bytes, &outer));
+            }
+        });
+        let after = self.run(l, &outer, count, |at, step| {
+            let mut at = at.clone();
+            at.rows = Ix::Value(self.left().load(Ty::I64));
+            let mut flag = None;
+            if let Times::While { test, flag: place, .. } = &l.times {
+                at = self.steps(test, at);
+                flag = Some(self.place(place, &at));
+            }
+            let rows = at.rows.v(k);
+            let left = k.for_carry(0, at.rows, 1, &[rows], |i, left| {
+                let row = at.rows - 1 - i;
+                let done = match flag {
+                    Some(flag) => not(self.flag(flag.bytes(row))),
+                    None => Ix::Value(self.length(row).load(Ty::I64)).le(step),
+                };
+                let left = Ix::Value(left[0]);
+                k.if_(done, || self.retire(l, c, row, left - 1, &at));
+                vec![done.choose(left - 1, left).v(k)]
+            });
+            self.left().store(left[0]);
+            let go = Ix::Const(0).lt(Ix::Value(left[0])).and(self.sound());
+            match &l.times {
+                Times::While { number, .. } => self.limit(go, step.lt(count), *number),
+                Times::Size(_) | Times::Read(_) => go,
+            }
+        });
+        At { rows: all, ..after }
+    }
+
+    /// Writes a row home and moves the row `last` to its place.
+    fn retire(&self, l: &Loop, c: &Compact, row: Ix<'k>, last: Ix<'k>, at: &At<'k>) {
+        let k = self.k;
+        let home = Ix::Value(self.home(row).load(Ty::I64));
+        for (pair, rows) in l.pairs.iter().zip(&c.home) {
+            let bytes = self.size(&rows.bytes, at);
+            self.copy(self.outside(rows, home, 0.into(), at), at.pairs[*pair][0].bytes(row * bytes), bytes);
+        }
+        if c.lengths.is_some() {
+            let length = Ix::Value(self.length(row).load(Ty::I64));
+            for (_, rows) in &c.stacked {
+                k.for_(length, self.steps_of(l, at), 1, |position| {
+                    let to = self.outside(rows, home, position, at);
+                    k.for_(0, self.size(&rows.bytes, at), 1, |i| to.bytes(i).store(k.int(Ty::new(Elem::I8, 1), 0)));
+                });
+            }
+        }
+        k.if_(row.ne(last), || {
+            for (pair, rows) in l.pairs.iter().zip(&c.home) {
+                let (now, bytes) = (at.pairs[*pair][0], self.size(&rows.bytes, at));
+                self.copy(now.bytes(row * bytes), now.bytes(last * bytes), bytes);
+            }
+            for (rows, local) in &c.kept {
+                let row_of = |row| self.inside(local, rows, row, at);
+                self.copy(row_of(row), row_of(last), self.size(&rows.bytes, at));
+            }
+            self.home(row).store(self.home(last).load(Ty::I64));
+            if c.lengths.is_some() {
+                self.length(row).store(self.length(last).load(Ty::I64));
+            }
+        });
+    }
+
+    /// A step: slices come in, stacked results go out.
+    pub(super) fn compact_body(&self, l: &Loop, c: &Compact, at: At<'k>) {
+        let k = self.k;
+        let at = At { rows: Ix::Value(self.left().load(Ty::I64)), ..at };
+        let step = at.counters[at.counters.len() - 1];
+        let each = |move_row: &dyn Fn(Ix<'k>, Ix<'k>, Ix<'k>)| {
+            k.for_(0, at.rows, 1, |row| {
+                let home = Ix::Value(self.home(row).load(Ty::I64));
+                let position = match c.reverse {
+                    true => Ix::Value(self.length(row).load(Ty::I64)) - 1 - step,
+                    false => step,
+                };
+                move_row(row, home, position);
+            });
+        };
+        if !c.slices.is_empty() {
+            each(&|row, home, position| {
+                for (rows, local) in &c.slices {
+                    let from = self.outside(rows, home, position, &at);
+                    self.copy(self.inside(local, rows, row, &at), from, self.size(&rows.bytes, &at));
+                }
+            });
+        }
+        self.steps(&l.body, at.clone());
+        if !c.stacked.is_empty() {
+            each(&|row, home, position| {
+                for (local, rows) in &c.stacked {
+                    let to = self.outside(rows, home, position, &at);
+                    self.copy(to, self.inside(local, rows, row, &at), self.size(&rows.bytes, &at));
+                }
+            });
+        }
+    }
+}
+
+fn not<'k>(condition: Bool<'k>) -> Bool<'k> {
+    match condition {
+        Bool::Const(c) => Bool::Const(!c),
+        Bool::Value(v) => Bool::Value(v ^ v.builder().int(Ty::I1, 1)),
+    }
+}

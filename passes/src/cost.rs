@@ -12,7 +12,7 @@ use kiln_ir::{
 use std::collections::HashSet;
 
 /// The size at which symbols are compared.
-const TYPICAL: i64 = 32;
+pub(crate) const TYPICAL: i64 = 32;
 /// Cycles to start a kernel.
 const LAUNCH: u64 = 500;
 /// Bytes that one core moves in a cycle.
@@ -115,8 +115,14 @@ pub(crate) fn op_cycles(
 
 /// The part of [`cycles`] that is arithmetic.
 pub(crate) fn arithmetic_cycles(target: &Target, m: &Module, node: Node) -> u64 {
+    repeated_arithmetic_cycles(target, m, node, 1)
+}
+
+/// [`arithmetic_cycles`] of many runs of a node.
+pub(crate) fn repeated_arithmetic_cycles(target: &Target, m: &Module, node: Node, times: u64) -> u64 {
     let results: Vec<Type> = m.nodes[node].results.iter().map(|v| m.ty(*v).clone()).collect();
-    typical(&(m.nodes[node].op.def().flops)(&m.cx(node), &results), &m.symbols) / per_cycle(target)
+    let flops = typical(&(m.nodes[node].op.def().flops)(&m.cx(node), &results), &m.symbols);
+    flops.saturating_mul(times) / per_cycle(target)
 }
 
 /// Multiplications and additions in a cycle of one core.

@@ -9,6 +9,7 @@
 
 mod analysis;
 mod canonicalize;
+mod carry_projections;
 mod cost;
 mod cse;
 mod dce;
@@ -21,8 +22,12 @@ mod fuse_gelu;
 mod fuse_groups;
 mod fuse_layer_norm;
 mod fuse_linear;
+mod fuse_recurrent_cell;
+mod hoist_input_projections;
+mod hoist_invariants;
 mod hoist_slices;
 mod legalize;
+mod loops;
 mod merge_linear;
 mod pass;
 mod patchify_conv;

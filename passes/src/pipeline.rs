@@ -1,8 +1,9 @@
 //! The list of passes, the pipeline as one flat list, and the manager that runs it.
 
 use crate::{
-    canonicalize, cse, dce, fold_constants, fold_transposes, fuse_attention, fuse_gelu, fuse_groups, fuse_layer_norm,
-    fuse_linear, hoist_slices, legalize, merge_linear,
+    canonicalize, carry_projections, cse, dce, fold_constants, fold_transposes, fuse_attention, fuse_gelu, fuse_groups,
+    fuse_layer_norm, fuse_linear, fuse_recurrent_cell, hoist_input_projections, hoist_invariants, hoist_slices,
+    legalize, merge_linear,
     pass::{Context, Options, Outcome, Pass, PassError},
     patchify_conv,
     record::Record,
@@ -12,6 +13,7 @@ use kiln_ir::{Module, verify};
 /// Every pass, by name.
 pub static PASSES: &[&Pass] = &[
     &canonicalize::PASS,
+    &carry_projections::PASS,
     &cse::PASS,
     &dce::PASS,
     &fold_constants::PASS,
@@ -21,6 +23,9 @@ pub static PASSES: &[&Pass] = &[
     &fuse_groups::PASS,
     &fuse_layer_norm::PASS,
     &fuse_linear::PASS,
+    &fuse_recurrent_cell::PASS,
+    &hoist_input_projections::PASS,
+    &hoist_invariants::PASS,
     &hoist_slices::PASS,
     &legalize::PASS,
     &merge_linear::PASS,
@@ -37,6 +42,8 @@ pub static PIPELINE: &[&Pass] = &[
     &cse::PASS,
     // Dead consumers would keep rules from firing.
     &dce::PASS,
+    // Rules look at one region: what a loop computes of values from outside is for them to see beside its operands.
+    &hoist_invariants::PASS,
     // Its product is for `fuse-linear`, its transposes meet those of the model in `fold-transposes`.
     &patchify_conv::PASS,
     // Removes the reshapes between the patches' transposes and the model's own.
@@ -49,8 +56,16 @@ pub static PIPELINE: &[&Pass] = &[
     &fuse_attention::PASS,
     // Once attention can take its operands untransposed.
     &fold_transposes::PASS,
+    // Before `fuse-linear`, which would make the sum of the gates the residual of either product.
+    &fuse_recurrent_cell::PASS,
     // After the passes that take additions and multiplications for something more special.
     &fuse_linear::PASS,
+    // The sums of biases and the permuted weights that the two passes above wrote into loops.
+    &hoist_invariants::PASS,
+    // Knows products as `linear`, with their bias; before `merge-linear`, as both directions of an encoder read the same.
+    &hoist_input_projections::PASS,
+    // As above; its product of the first input is of weight time then.
+    &carry_projections::PASS,
     // Knows products as `linear`; before `merge-linear`, so that queries of one row part from keys and values of all.
     &hoist_slices::PASS,
     // Needs `linear`s with bias and activation in place: only equal ones merge.

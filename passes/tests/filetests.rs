@@ -136,9 +136,11 @@ macro_rules! passes {
 }
 
 passes! {
-    canonicalize "canonicalize", cse "cse", dce "dce", fold_constants "fold-constants",
+    canonicalize "canonicalize", carry_projections "carry-projections", cse "cse", dce "dce", fold_constants "fold-constants",
     fold_transposes "fold-transposes", fuse_attention "fuse-attention", fuse_gelu "fuse-gelu",
-    fuse_groups "fuse-groups", fuse_layer_norm "fuse-layer-norm", fuse_linear "fuse-linear", hoist_slices "hoist-slices", legalize "legalize",
+    fuse_groups "fuse-groups", fuse_layer_norm "fuse-layer-norm", fuse_linear "fuse-linear",
+    fuse_recurrent_cell "fuse-recurrent-cell", hoist_input_projections "hoist-input-projections",
+    hoist_invariants "hoist-invariants", hoist_slices "hoist-slices", legalize "legalize",
     merge_linear "merge-linear", patchify_conv "patchify-conv",
 }
 

@@ -20,6 +20,7 @@ pub(super) static RULES: &[Local] = &[
     Local { name: "square", class: E0, apply: square },
     Local { name: "power", class: E1, apply: power },
     Local { name: "constants-together", class: E1, apply: constants_together },
+    Local { name: "product-of-one-column", class: E1, apply: product_of_one_column },
 ];
 
 /// The number on the right, if there is one.
@@ -34,6 +35,23 @@ fn is_float(s: &Seq<'_>, data: &NodeData) -> bool {
 /// Operand 0 when it has the result's type, so that it can stand for the node.
 fn itself(s: &Seq<'_>, data: &NodeData) -> Option<Value> {
     data.optional(0).filter(|x| s.module.ty(*x) == s.module.ty(data.result()))
+}
+
+/// A product with a vector is a weighted sum, which elementwise ops in front of it can join.
+fn product_of_one_column(s: &mut Seq<'_>, data: &NodeData, _: &Around) -> Found {
+    if data.op != Op::Matmul {
+        return Ok(None);
+    }
+    let (x, w) = (data.operand(0), data.operand(1));
+    let (from, rows) = (s.ty(x), s.ty(w).dims);
+    if rows.len() != 2 || !rows[1].is(1) || rows[0].is(1) || !from.elem.is_float() {
+        return Ok(None);
+    }
+    let weights = s.op(Op::Reshape, [w], [("to", vec![rows[0].clone()].into())])?;
+    let weighted = s.op(Op::Mul, [x, weights], [])?;
+    let last = vec![from.rank() as i64 - 1];
+    let sum = s.op(Op::Reduce, [weighted], [("kind", "sum".into()), ("axes", last.into()), ("keep", false.into())])?;
+    s.op(Op::Reshape, [sum], [("to", s.module.ty(data.result()).dims.clone().into())]).map(Some)
 }
 
 /// Numbers stand behind weights, weights behind everything else.

@@ -10,8 +10,8 @@
 //!
 //! Afterwards axes are non-negative; no view or conversion leaves its operand as it is or follows one of its kind;
 //! constants stand on the right; subtraction of a constant is addition, division by one multiplication; squares are
-//! `square`; elementwise operands broadcast by themselves; a reduction whose axes are put back keeps them; looking up
-//! known rows is a slice.
+//! `square`; elementwise operands broadcast by themselves; a reduction whose axes are put back keeps them, one whose
+//! axes are dropped drops them; looking up known rows is a slice; a product with one column is a weighted sum.
 //!
 //! It must not fire where a value would change: a division stays with `e0` unless the reciprocal is exact, `x + 0.0`
 //! stays with `e0` as it turns -0 into 0, a conversion that loses digits stays in place, an operand that determines the

@@ -14,6 +14,7 @@ pub(super) static RULES: &[Local] = &[
     Local { name: "view-of-view", class: E0, apply: view_of_view },
     Local { name: "convert-of-convert", class: E0, apply: convert_of_convert },
     Local { name: "reduced-axes-put-back", class: E0, apply: reduced_axes_put_back },
+    Local { name: "kept-axes-dropped", class: E0, apply: kept_axes_dropped },
     Local { name: "operand-broadcasts-by-itself", class: E0, apply: operand_broadcasts_by_itself },
     Local { name: "broadcast-behind-elementwise", class: E0, apply: broadcast_behind_elementwise },
     Local { name: "broadcast-behind-reduce", class: E0, apply: broadcast_behind_reduce },
@@ -112,6 +113,22 @@ fn reduced_axes_put_back(s: &mut Seq<'_>, data: &NodeData, around: &Around) -> F
     }
     let mut attrs = reduce.attrs.clone();
     attrs.set("keep", true);
+    s.op(Op::Reduce, [x], attrs).map(Some)
+}
+
+/// `reshape(reduce(x, keep=true))` to the sizes that `keep=false` gives.
+fn kept_axes_dropped(s: &mut Seq<'_>, data: &NodeData, around: &Around) -> Found {
+    if data.op != Op::Reshape || !around.has_one_use(data.operand(0)) {
+        return Ok(None);
+    }
+    let Some((reduce, x)) = inner(s, data.operand(0), Op::Reduce) else { return Ok(None) };
+    let axes = reduce.attrs.ints("axes");
+    let dims = s.module.ty(x).dims.iter().enumerate().filter(|(i, _)| !axes.contains(&(*i as i64)));
+    if !reduce.attrs.bool("keep") || !dims.map(|(_, d)| d).eq(data.attrs.dims("to")) {
+        return Ok(None);
+    }
+    let mut attrs = reduce.attrs.clone();
+    attrs.set("keep", false);
     s.op(Op::Reduce, [x], attrs).map(Some)
 }
 

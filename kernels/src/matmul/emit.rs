@@ -120,14 +120,16 @@ impl<'k, 'a> Emitter<'k, 'a> {
             1 => Ix::Const(1),
             most => self.m.div(8).max(1).min(most),
         };
-        let block_rows = (self.m + (blocks - 1)).div(blocks).ceil_div(ROW_UNIT) * ROW_UNIT;
-        let cut_rows = if cuts.is(1) { block_rows } else { (block_rows + (cuts - 1)).div(cuts).ceil_div(4) * 4 };
+        let block_rows = self.div_rem(self.m + (blocks - 1), blocks).0.ceil_div(ROW_UNIT) * ROW_UNIT;
+        let cut_rows =
+            if cuts.is(1) { block_rows } else { self.div_rem(block_rows + (cuts - 1), cuts).0.ceil_div(4) * 4 };
         // The row block whose copy is in scratch, counted through the batch.
         let none = self.k.int(Ty::I64, -1);
         self.k.for_carry(self.kernel.lo, self.kernel.hi, 1, &[none], |task, copied| {
-            let (cut, rest) = (task.rem(cuts), task.div(cuts));
-            let (column, which) = (rest.rem(columns) * TASK_COLUMNS, rest.div(columns));
-            let (block, mut rest) = (which.rem(blocks), which.div(blocks));
+            let (rest, cut) = self.div_rem(task, cuts);
+            let (which, column) = self.div_rem(rest, columns);
+            let column = column * TASK_COLUMNS;
+            let (mut rest, block) = self.div_rem(which, blocks);
             let mut batch = vec![Ix::Const(0); spec.batch.len()];
             for (i, dim) in spec.batch.iter().enumerate().rev() {
                 let size = self.kernel.size(dim).max(1);
@@ -145,6 +147,18 @@ impl<'k, 'a> Emitter<'k, 'a> {
             self.task(&task);
             vec![which.v(self.k)]
         });
+    }
+
+    /// Quotient and remainder of two sizes. Few rows are not cut, and a division by a 1 that is only known at run time
+    /// takes longer than finding that out.
+    fn div_rem(&self, a: Ix<'k>, by: Ix<'k>) -> (Ix<'k>, Ix<'k>) {
+        if by.as_const().is_some() {
+            return (a.div(by), a.rem(by));
+        }
+        let zero = Ix::Const(0);
+        let both = |q: Ix<'k>, r: Ix<'k>| vec![q.v(self.k), r.v(self.k)];
+        let results = self.k.if_else(by.eq(1), || both(a, zero), || both(a.div(by), a.rem(by)));
+        (results[0].into(), results[1].into())
     }
 
     /// Copies the rows of A from the block's start to `end`, one part of K after the other.

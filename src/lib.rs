@@ -117,12 +117,17 @@ pub enum Emit {
     Kernels(Stage),
 }
 
+/// The model, of which a circuit computes in the type that weights are asked for.
+fn load(path: &Path, options: &Options) -> Result<Loaded, ImportErrors> {
+    kiln_frontend::load(path, &LoadOptions { elem: options.weights.or(options.load.elem), ..options.load.clone() })
+}
+
 /// Compiles the model at `path` to the artifact `out`, which appears when it is complete.
 pub fn compile(path: &Path, options: &Options, out: &Path) -> Result<Report, Error> {
     let mut clock = Clock { progress: options.progress, current: None, laps: vec![] };
     let levels = cpu::levels(&options.targets).map_err(Error::Target)?;
     clock.begin("import");
-    let mut loaded = kiln_frontend::load(path, &options.load)?;
+    let mut loaded = load(path, options)?;
     clock.begin("passes");
     let record = legalize(&mut loaded, options, &levels)?;
     let module = kiln_ir::verify(&loaded.module)?;
@@ -155,7 +160,7 @@ pub fn compile(path: &Path, options: &Options, out: &Path) -> Result<Report, Err
 /// with text or objects.
 pub fn emit(path: &Path, options: &Options, what: Emit) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let levels = cpu::levels(&options.targets).map_err(Error::Target)?;
-    let mut loaded = kiln_frontend::load(path, &options.load)?;
+    let mut loaded = load(path, options)?;
     legalize(&mut loaded, options, &levels)?;
     let module = kiln_ir::verify(&loaded.module)?;
     match what {

@@ -48,7 +48,7 @@ impl Format {
 
     /// Whether [`load`](crate::load) reads it.
     pub const fn is_supported(self) -> bool {
-        matches!(self, Format::HuggingFace | Format::Kir | Format::PointerNet)
+        matches!(self, Format::HuggingFace | Format::Kir | Format::Circuit | Format::PointerNet)
     }
 }
 
@@ -78,9 +78,11 @@ fn directory(path: &Path) -> Result<Format, String> {
     if path.join("modules.json").is_file() {
         return Ok(Format::HuggingFace);
     }
+    let files = std::fs::read_dir(path).map_err(|e| e.to_string())?;
+    let has_circuit = files.flatten().any(|f| f.file_name().to_str().is_some_and(crate::circuit::is_named));
     let config = path.join("config.json");
     if !config.is_file() {
-        return Err("a directory without config.json".into());
+        return if has_circuit { Ok(Format::Circuit) } else { Err("a directory without config.json".into()) };
     }
     // A config that cannot be read is the Hugging Face reader's to complain about.
     let text = crate::json::read_bounded(&config, 1 << 20).unwrap_or_default();
@@ -92,9 +94,7 @@ fn directory(path: &Path) -> Result<Format, String> {
     if model_type == "pointer_network" {
         return Ok(Format::PointerNet);
     }
-    let holds_circuit = |name: &str| [".psdd", ".jpc", ".jpc.gz", ".spn"].iter().any(|end| name.ends_with(end));
-    let files = std::fs::read_dir(path).map_err(|e| e.to_string())?;
-    if files.flatten().any(|f| f.file_name().to_str().is_some_and(holds_circuit)) {
+    if has_circuit {
         return Ok(Format::Circuit);
     }
     Ok(Format::HuggingFace)
@@ -105,19 +105,21 @@ fn file(path: &Path) -> Result<Format, String> {
     let read = File::open(path).and_then(|f| f.take(64 << 10).read_to_end(&mut head));
     read.map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&head);
-    // The first line that is neither empty nor a comment of the text graphs or of the circuit files.
-    let line = text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with("//") && !l.starts_with("c "));
+    // The first line that is neither empty nor a comment of the text graphs.
+    let line = text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with("//"));
     let word = line.and_then(|l| l.split_whitespace().next()).unwrap_or("");
-    match (word, head.as_slice()) {
-        ("module", _) => Ok(Format::Kir),
-        ("psdd" | "jpc" | "spn" | "vtree" | "BAYES" | "MARKOV", _) => Ok(Format::Circuit),
-        (_, [0x1f, 0x8b, ..]) => Err("a gzip file, which may hold a circuit; unpack it".into()),
-        (_, bytes) if bytes.get(8) == Some(&b'{') => {
+    match head.as_slice() {
+        _ if word == "module" => Ok(Format::Kir),
+        bytes if bytes.get(8) == Some(&b'{') => {
             Err("a safetensors file; give the directory that holds it and config.json".into())
         }
-        (_, bytes) if is_onnx(bytes) => Ok(Format::Onnx),
-        (_, bytes) if is_capnp(bytes) => Ok(Format::Circuit),
-        _ => Err("a file of another kind".into()),
+        bytes if is_onnx(bytes) => Ok(Format::Onnx),
+        bytes => match crate::circuit::recognise(bytes) {
+            Some(Ok(())) => Ok(Format::Circuit),
+            Some(Err(other)) => Err(other.into()),
+            None if bytes.starts_with(&[0x1f, 0x8b]) => Err("a gzip file of another kind; unpack it".into()),
+            None => Err("a file of another kind".into()),
+        },
     }
 }
 
@@ -125,16 +127,4 @@ fn file(path: &Path) -> Result<Format, String> {
 /// producer (2..=6), the graph (7), the opset (8) or metadata (14).
 fn is_onnx(b: &[u8]) -> bool {
     matches!(b, [0x08, version, tag, ..] if (1..=32).contains(version) && matches!(tag, 0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42 | 0x72))
-}
-
-/// SPNC's files: an unpacked Cap'n Proto message, a table of segments whose sizes fit the file's beginning and then a
-/// struct pointer.
-fn is_capnp(b: &[u8]) -> bool {
-    let word = |i: usize| b.get(i * 4..i * 4 + 4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]));
-    let (Some(segments), Some(size)) = (word(0), word(1)) else { return false };
-    let table = (segments as usize + 2).div_ceil(2) * 2;
-    segments < 64
-        && size > 0
-        && word(table).is_some_and(|pointer| pointer & 3 == 0)
-        && word(table + 1).is_some_and(|w| w > 0)
 }

@@ -6,6 +6,7 @@
 //! checked: whatever they hold, the answer is a module or a list of errors, each with file, place, what was expected
 //! and what was found. Adding a model family is one file in `hf/` and one line in its table.
 
+mod circuit;
 mod config;
 mod detect;
 mod error;
@@ -18,6 +19,7 @@ mod pointer;
 mod shapes;
 pub mod weights;
 
+pub use circuit::{circuit_formats, circuit_from_bytes, vtree_from_bytes};
 pub use detect::{Format, detect};
 pub use error::{ImportError, ImportErrors};
 pub use options::{DimSpec, LoadOptions};
@@ -46,7 +48,7 @@ pub struct CheckReport {
     pub notes: Vec<String>,
 }
 
-/// Reads the model at `path`: a Hugging Face directory, a pointer network or a `.kir` text graph.
+/// Reads the model at `path`: a Hugging Face directory, a pointer network, a probabilistic circuit or a `.kir` text graph.
 ///
 /// # Errors
 /// Everything that is wrong with the model's files, as far as it can be known at once.
@@ -76,8 +78,9 @@ fn load_collecting(path: &Path, options: &LoadOptions, errors: &mut Errors) -> O
     let mut loaded = match format {
         Format::HuggingFace => hf::load(path, errors)?,
         Format::Kir => kir::load(path, errors)?,
+        Format::Circuit => circuit::load(path, options, errors)?,
         Format::PointerNet => pointer::load(path, errors)?,
-        Format::Onnx | Format::Diffusers | Format::Circuit => {
+        Format::Onnx | Format::Diffusers => {
             let supported: Vec<String> = Format::ALL
                 .iter()
                 .filter(|f| f.is_supported())

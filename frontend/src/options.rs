@@ -1,7 +1,7 @@
 //! What the caller may decide about an import.
 
 use crate::Format;
-use kiln_ir::Symbol;
+use kiln_ir::{ElemType, Symbol};
 use std::fmt;
 
 /// Options of an import; the default takes everything as the model says.
@@ -11,6 +11,8 @@ pub struct LoadOptions {
     pub format: Option<Format>,
     /// Sizes of inputs: fixed or renamed, one for each axis. They hold wherever the model uses the same symbol.
     pub shapes: Vec<(String, Vec<DimSpec>)>,
+    /// What a circuit computes in, f64 when absent; other models do not look at it.
+    pub elem: Option<ElemType>,
     /// Largest values of symbols, by the name they have after `shapes`.
     pub max: Vec<(String, i64)>,
 }

@@ -25,6 +25,7 @@ impl Load {
         let parts = || self.shapes.iter().chain(&self.max);
         LoadOptions {
             format: self.format,
+            elem: None,
             shapes: parts().flat_map(|o| o.shapes.clone()).collect(),
             max: parts().flat_map(|o| o.max.clone()).collect(),
         }

@@ -27,6 +27,44 @@ pub fn kir(bytes: &[u8]) {
     let _ = kiln_ir::verify(&module);
 }
 
+/// A circuit in one kind of file, which is asked if it loads.
+fn circuit(kind: &str, bytes: &[u8]) {
+    let Ok(c) = kiln_frontend::circuit_from_bytes(kind, bytes) else { return };
+    let row = vec![f64::NAN; c.variables.len()];
+    assert!(!c.log_likelihood(&row).is_nan());
+    c.mpe(&row);
+    c.prove_determinism();
+}
+
+macro_rules! circuits {
+    ($($(#[$doc:meta])* $kind:ident),* $(,)?) => {
+        $($(#[$doc])* pub fn $kind(bytes: &[u8]) { circuit(stringify!($kind), bytes) })*
+    };
+}
+circuits! {
+    /// A `.psdd`.
+    psdd,
+    /// A Juice `.jpc`.
+    jpc,
+    /// A Juice `.spn`.
+    spn,
+    /// A network `.uai`.
+    uai,
+    /// A d-DNNF `.nnf`.
+    nnf,
+    /// An `.sdd`.
+    sdd,
+    /// An SPNC `.bin`.
+    spnc,
+}
+
+/// A `.vtree`.
+pub fn vtree(bytes: &[u8]) {
+    if let Ok(v) = kiln_frontend::vtree_from_bytes(bytes) {
+        assert!(v.covers(v.root(), v.common(0, v.root())));
+    }
+}
+
 /// An artifact, as it stands and with its hashes made right, so that what lies behind them is reached too.
 pub fn artifact(bytes: &[u8]) {
     let open = |bytes: &[u8]| -> kiln_runtime::Result<Artifact> {

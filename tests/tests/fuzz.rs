@@ -97,6 +97,42 @@ fn kir() {
     fuzz(kiln_tests::kir, &graphs(&root().join("ir/tests")));
 }
 
+/// Small files of every kind of circuit; SPNC's is the first of the reference models, where those are.
+#[test]
+fn circuits() {
+    let texts: [(Target, &[&str]); 7] = [
+        (
+            kiln_tests::psdd,
+            &["c x\npsdd 5\nL 7 0 1\nL 3 0 -1\nT 5 1 2 -0.2876820724517809 -1.3862943611198906\nT 9 1 2 -0.7\n\
+               D 1 2 2 7 5 -0.2231435513142097 3 9 -1.6094379124341003\n"],
+        ),
+        (
+            kiln_tests::jpc,
+            &["jpc 7\nC 0 0 1 -1.6094379124341003 -0.2231435513142097\nI 1 0 1 2\nL 2 1 2\nP 3 2 2 0 2\nB 4 1 2 1 -0.5\n\
+               P 5 2 2 1 4\nS 6 2 2 3 -0.6931471805599453 5 -0.6931471805599453\n"],
+        ),
+        (kiln_tests::spn, &["(3 2)\nv 0 2\nv 0 1\nv 1 0\nv 1 1\n+ 2 -0.69315 3 -0.69315\n* 0 4\n* 1 3\n+ 5 -0.69315 6 -0.69315\nEOF\n"]),
+        (kiln_tests::uai, &["MARKOV\n2\n2 3\n2\n1 0\n2 0 1\n2 0.4 0.6\n6\n0.5 0.5 0 0.1 0.2 0.7\n"]),
+        (
+            kiln_tests::nnf,
+            &[
+                "c p weight 1 0.25 0\nnnf 7 6 4\nL 1\nL 2\nA 2 0 1\nL -1\nL 3\nA 2 3 4\nO 1 2 2 5\n",
+                "o 1 0\na 2 0\nt 3 0\nf 4 0\n1 2 1 0\n1 3 -1 3 0\n2 3 2 0\n2 3 4 0\n",
+            ],
+        ),
+        (kiln_tests::sdd, &["sdd 7\nL 0 0 1\nL 1 1 2\nL 2 0 -1\nT 6\nF 5\nL 3 3 3\nD 4 1 2 0 1 2 3\n"]),
+        (kiln_tests::vtree, &["vtree 5\nL 0 1\nL 1 2\nI 2 0 1\nL 3 3\nI 4 2 3\n"]),
+    ];
+    for (target, seeds) in texts {
+        let seeds: Vec<Vec<u8>> = seeds.iter().map(|s| s.as_bytes().to_vec()).collect();
+        fuzz(target, &seeds);
+    }
+    match fs::read(root().join("../shared/data/circuits/spnc/NIPS5.bin")) {
+        Ok(seed) => fuzz(kiln_tests::spnc, &[seed]),
+        Err(e) => println!("skipped spnc: {e}"),
+    }
+}
+
 #[test]
 fn artifact() {
     let folder = tempfile::tempdir().unwrap();

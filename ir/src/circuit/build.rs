@@ -95,6 +95,11 @@ impl Builder {
         self.circuit.nodes.len()
     }
 
+    /// Nodes and edges together.
+    pub fn size(&self) -> usize {
+        self.circuit.nodes.len() + self.circuit.children.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,0 +1,54 @@
+//! What is known about a circuit, for people and for the artifact's metadata.
+
+use kiln_ir::circuit::{Circuit, Determinism, Property};
+use std::collections::BTreeMap;
+
+/// Facts by the keys of metadata.
+pub(super) type Facts = BTreeMap<String, String>;
+
+/// Checks the circuit, enters in it whether it is deterministic, and adds to the notes what a user should know.
+pub(super) fn describe(mut c: Circuit, format: &str, notes: &mut Vec<String>) -> (Circuit, Facts) {
+    let report = c.check();
+    let determinism = c.prove_determinism();
+    c.deterministic = determinism == Determinism::Proved;
+    let mut facts = Facts::new();
+    let mut put = |key: &str, value: String| drop(facts.insert(format!("circuit.{key}"), value));
+    put("format", format.into());
+    put("variables", c.variables.len().to_string());
+    put("inputs", report.inputs.to_string());
+    put("products", report.products.to_string());
+    put("sums", report.sums.to_string());
+    put("edges", report.edges.to_string());
+    put("depth", report.depth.to_string());
+    put("max_fan_in", report.max_fan_in.to_string());
+    put("free_weights", report.free_weights.to_string());
+    for property in Property::ALL {
+        let word = report.is(*property).map_or("unknown", |is| if is { "yes" } else { "no" });
+        put(property.name(), word.into());
+    }
+    put("deterministic", if c.deterministic { "yes" } else { "unknown" }.into());
+    notes.push(format!(
+        "{} variables, {} inputs, {} products, {} sums, {} edges, depth {}",
+        c.variables.len(),
+        report.inputs,
+        report.products,
+        report.sums,
+        report.edges,
+        report.depth
+    ));
+    let is: Vec<&str> = Property::ALL.iter().filter(|p| report.is(**p) == Some(true)).map(|p| p.name()).collect();
+    let proved = if c.deterministic { ", deterministic" } else { "" };
+    notes.push(format!("it is {}{proved}", is.join(", ")));
+    for v in report.violations.iter().filter(|v| v.property == Property::Normalised).take(1) {
+        notes.push(format!("not normalised: {}", v.message));
+    }
+    if let Determinism::Unknown { why, .. } = determinism {
+        notes
+            .push(format!("not known to be deterministic, so that `mpe` gives a good row, not always the best: {why}"));
+    }
+    let unused = c.variables.len() - report.used_variables.min(c.variables.len());
+    if unused > 0 {
+        notes.push(format!("{unused} variables that no node depends on"));
+    }
+    (c, facts)
+}

@@ -1,0 +1,3 @@
+//! A `.vtree`, from any bytes.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kiln_tests::vtree(bytes));

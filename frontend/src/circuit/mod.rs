@@ -56,12 +56,15 @@ impl<'a> Input<'a> {
 /// Reads an input into a circuit of a name; notes say what was left out.
 type Reader = fn(Input<'_>, &str, &mut Vec<String>) -> Result<Circuit>;
 
+/// Whether bytes, whose first word is given, begin as a file of some kind does.
+type Sniff = fn(&[u8], &str) -> bool;
+
 /// A kind of file.
 struct Format {
     name: &'static str,
     describe: &'static str,
     /// Whether a file begins like this: its first bytes, unpacked, and its first word that is no comment.
-    is: fn(&[u8], &str) -> bool,
+    is: Sniff,
     read: Reader,
     /// What a circuit of this format must have.
     promises: &'static [Property],
@@ -155,7 +158,7 @@ fn formula(
 }
 
 /// What the files are that stand beside a circuit or look like one, but are none that is read.
-const OTHERS: &[(fn(&[u8], &str) -> bool, &str)] = &[
+const OTHERS: &[(Sniff, &str)] = &[
     (|head, _| head.starts_with(&[0x80]), PICKLE),
     (
         |head, _| head.starts_with(b"PK\x03\x04"),

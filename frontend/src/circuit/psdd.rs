@@ -53,7 +53,8 @@ pub(super) fn read(text: &mut Text<'_>, name: &str, notes: &mut Vec<String>) -> 
             }
             _ => {
                 let elements = f.count(3)?;
-                (products.clear(), weights.clear());
+                products.clear();
+                weights.clear();
                 for _ in 0..elements {
                     let pair = [f.child(&numbers)?, f.child(&numbers)?];
                     weights.push(f.log_probability("a log-weight")?);

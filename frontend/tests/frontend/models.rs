@@ -119,7 +119,7 @@ fn what_is_not_supported_yet_is_named() {
     assert!(
         onnx.1.ends_with(
             "expected a format that this version supports: hf (a Hugging Face directory), kir (a .kir text graph), \
-         pointer (a pointer-net directory), found an ONNX model (onnx), which is not supported by this version"
+         circuit (a probabilistic circuit), pointer (a pointer-net directory), found an ONNX model (onnx), which is not supported by this version"
         ),
         "{}",
         onnx.1

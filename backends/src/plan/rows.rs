@@ -27,7 +27,7 @@ pub(super) struct Tile {
 
 /// Rows of a tile: weights that come from the second cache are used often enough, and two threads have work from twice
 /// as many rows on.
-const TILE: i64 = 16;
+const TILE: i64 = 24;
 /// Rows of a tile whose weights come from memory.
 const TILE_LARGE: i64 = 64;
 /// Bytes of weights that the second cache holds beside the rows.

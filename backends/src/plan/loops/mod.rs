@@ -3,8 +3,8 @@
 //! While such a kernel is planned, launches become calls and memory is the kernel's own: [`Code`] stands beside the
 //! planner's fields, and those of the entry wait. What temporaries stand for is their [`Kind`].
 //!
-//! A loop keeps its steps in the plan, each a launch of its own, if it computes much in a step and its rows cannot be
-//! told apart: its launches then have the threads that one task would not.
+//! A loop keeps its steps in the plan, each a launch of its own, if it computes or holds much and its rows cannot be told
+//! apart: its launches then have the threads that one task would not.
 
 mod build;
 mod compact;
@@ -17,7 +17,7 @@ use super::{
 };
 use kiln_ir::{Dim, ElemType, Node, Op, Value};
 use kiln_kernels::{
-    KernelSpec,
+    Family, KernelSpec,
     region::{self, Counter, Memory, Spec, Step, Tiles},
 };
 use std::{collections::HashMap, ops::Range};
@@ -25,6 +25,8 @@ use std::{collections::HashMap, ops::Range};
 /// Floating-point operations of a step that are worth the threads of the plan's own loops: they take a core about a
 /// tenth of a millisecond, against microseconds for the launches.
 const HEAVY: i64 = 8 << 20;
+/// Bytes that every thread may have for a loop's own, of which the plan's own loops need one copy.
+const LARGE: i64 = 64 << 20;
 /// What a size that nothing bounds is taken for there.
 const USUAL: i64 = 128;
 const PLANNED: &str = "the kernel of a loop is planned";
@@ -111,7 +113,8 @@ impl Planner<'_> {
         self.label = label;
         let mut kernel = self.leave();
         let usual = |s| self.m.symbols.iter().find(|f| f.symbol == s).map(|f| USUAL.clamp(f.min, f.max));
-        let heavy = kernel.spec.step_flops().eval(&usual).is_none_or(|n| n > HEAVY);
+        let above = |size: Dim, limit: i64| size.eval(&usual).is_none_or(|n| n > limit);
+        let heavy = above(kernel.spec.step_flops(), HEAVY) || above(kernel.spec.scratch_bytes(), LARGE);
         if heavy && tile.is_none() && !self.is_by_rows(node) && self.m.nodes[node].op != Op::Scan {
             self.forget_refusals(refused);
             return None;

@@ -64,6 +64,24 @@ fn rows_that_stay_apart_run_in_tiles() {
 }
 
 #[test]
+fn a_weight_with_as_many_rows_as_the_batch_has_none() {
+    let plan = planned(
+        "weights %%0 = \"w\"
+         param %w : f32[64,64] = %%0 \"w\"
+         entry @f(%x: f32[64,64], %i: i64[]) -> (y: f32[64,64]) {
+           %1 = transpose %w perm=[1,0] : f32[64,64]
+           %0 = for %i, %x body(%t: i64[], %c: f32[64,64]) {
+             %2 = linear %c, %1 : f32[64,64]
+             yield %2
+           } : f32[64,64]
+           return %0
+         }",
+    );
+    let [spec] = regions(&plan)[..] else { panic!("one loop") };
+    assert_eq!(spec.tiles.as_ref().map(|t| t.rows.clone()), Some(64.into()));
+}
+
+#[test]
 fn rows_that_meet_are_one_task() {
     let bodies = [
         ("", "%1 = reduce %c kind=max axes=[0] keep=true : f32[1,8]\n%n = sub %c, %1 : f32[B,8]"),

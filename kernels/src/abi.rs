@@ -30,8 +30,8 @@ pub const LOOP_LIMIT: i64 = 16;
 pub struct ModuleBuilder<'c> {
     pub context: &'c Context,
     pub module: Module<'c>,
-    /// While kernels are emitted that others of the module call: how many buffers the next one has.
-    inner: Option<usize>,
+    /// While kernels are emitted that others of the module call: how many buffers the next one has, and its linkage.
+    inner: Option<(usize, Linkage)>,
 }
 
 /// Inside a kernel: its builder and its arguments.
@@ -58,7 +58,14 @@ impl<'c> ModuleBuilder<'c> {
 
     /// Emits a kernel as a function that others of the module call by [`Kernel::call`].
     pub fn inner(&mut self, symbol: &str, spec: &KernelSpec, cpu: &'static Cpu) {
-        let outer = self.inner.replace(spec.buffers().len());
+        // Tiles that fill the registers find no room in a function with more than their loops.
+        let linkage = match spec {
+            KernelSpec::Matmul(_) | KernelSpec::Cell(_) | KernelSpec::Attention(_) | KernelSpec::Conv(_) => {
+                Linkage::Apart
+            }
+            _ => Linkage::Internal,
+        };
+        let outer = self.inner.replace((spec.buffers().len(), linkage));
         spec.emit(self, symbol, cpu);
         self.inner = outer;
     }
@@ -68,7 +75,7 @@ impl<'c> ModuleBuilder<'c> {
     pub fn kernel(&mut self, symbol: &str, size_args: &[Dim], body: impl for<'k> FnOnce(&Kernel<'k>) -> Option<V<'k>>) {
         let (params, linkage) = match self.inner {
             None => (vec![Ty::PTR, Ty::PTR, Ty::I64, Ty::I64, Ty::PTR], Linkage::Exported),
-            Some(buffers) => (inner_params(buffers, size_args.len()), Linkage::Internal),
+            Some((buffers, linkage)) => (inner_params(buffers, size_args.len()), linkage),
         };
         build::function(&self.module, self.context, symbol, &params, &[Ty::I32], linkage, |k, args| {
             let (first, rest) = args.split_at(args.len() - 3);
@@ -78,7 +85,7 @@ impl<'c> ModuleBuilder<'c> {
                     let load = |i: usize| Ix::Value(sizes.offset(Elem::I64, i as i64).load(Ty::I64));
                     (Buffers::Array(first[0].ptr()), (0..size_args.len()).map(load).collect())
                 }
-                Some(buffers) => {
+                Some((buffers, _)) => {
                     let (bufs, sizes) = first.split_at(buffers);
                     let bufs = bufs.iter().map(|v| v.ptr()).collect();
                     (Buffers::Values(bufs), sizes.iter().map(|v| Ix::Value(*v)).collect())

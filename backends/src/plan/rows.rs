@@ -7,7 +7,7 @@
 //! [`prepare`] copies the module and writes a symbol for `B` into the types of such bodies.
 
 use super::layout::axis;
-use kiln_ir::{Def, Dim, Module, Node, NodeData, Op, Region, Symbol, SymbolFacts, Value, ops::Scan};
+use kiln_ir::{Dim, Module, Node, NodeData, Op, Region, Symbol, SymbolFacts, Value, ops::Scan};
 use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
@@ -38,9 +38,11 @@ pub(super) fn prepare(m: &Module) -> (Module, Rc<HashMap<Node, Tile>>) {
     let mut to = m.clone();
     let mut tiles = HashMap::new();
     let Some(symbol) = unused_symbol(m) else { return (to, Rc::new(tiles)) };
+    let known = known_values(m);
     for node in outer_loops(m) {
         let Some(rows) = rows_of(m, node) else { continue };
-        let mut proof = Proof { m, node, inside: inside(m, node), rows: rows.clone(), rowed: HashSet::new() };
+        let (inside, rowed) = (inside(m, node), HashSet::new());
+        let mut proof = Proof { m, node, known: &known, inside, rows: rows.clone(), rowed };
         if proof.outer_loop().is_none() {
             continue;
         }
@@ -59,6 +61,25 @@ pub(super) fn prepare(m: &Module) -> (Module, Rc<HashMap<Node, Tile>>) {
 fn unused_symbol(m: &Module) -> Option<Symbol> {
     let names = std::iter::once("rows".to_string()).chain((1..=m.symbols.len()).map(|i| format!("rows{i}")));
     names.filter_map(|n| Symbol::new(&n)).find(|s| m.symbols.iter().all(|f| f.symbol != *s))
+}
+
+/// Weights, constants, and what is computed from nothing else and has known sizes.
+fn known_values(m: &Module) -> HashSet<Value> {
+    let mut known: HashSet<Value> = m.params.values().map(|p| p.value).collect();
+    known.extend(m.consts.values().map(|c| c.value));
+    // Operands come before their users.
+    let mut todo: Vec<Region> = m.entries.iter().map(|e| e.body).collect();
+    while let Some(region) = todo.pop() {
+        for node in &m.regions[region].nodes {
+            let data = &m.nodes[*node];
+            let from_known = data.inputs().next().is_some() && data.inputs().all(|v| known.contains(&v));
+            if data.regions.is_empty() && from_known && data.results.iter().all(|r| m.ty(*r).const_dims().is_some()) {
+                known.extend(&data.results);
+            }
+            todo.extend(&data.regions);
+        }
+    }
+    known
 }
 
 /// The loops that stand in no other.
@@ -123,6 +144,7 @@ fn rows_of(m: &Module, node: Node) -> Option<Dim> {
 struct Proof<'m> {
     m: &'m Module,
     node: Node,
+    known: &'m HashSet<Value>,
     inside: (HashSet<Value>, Vec<Node>),
     rows: Dim,
     /// The values inside that have rows.
@@ -133,12 +155,13 @@ struct Proof<'m> {
 type Proven = Option<()>;
 
 impl Proof<'_> {
-    /// Whether a value has rows. What comes from outside and is no weight has, if its first axis has their number.
+    /// Whether a value has rows. What comes from outside and is computed at run time has, if its first axis has their
+    /// number.
     fn has(&self, value: Value) -> bool {
         if self.inside.0.contains(&value) {
             return self.rowed.contains(&value);
         }
-        !matches!(self.m.values[value].def, Def::Param(_) | Def::Const(_)) && self.fits(value)
+        !self.known.contains(&value) && self.fits(value)
     }
 
     /// Whether the first axis of a value is as long as there are rows.

@@ -53,6 +53,8 @@ pub enum Linkage {
     Private,
     /// Its module alone, which may absorb it.
     Internal,
+    /// Its module alone, in which it stays a function.
+    Apart,
 }
 
 /// Appends `func.func @name(params) -> results` to the module; `body` gets the arguments and gives the results.
@@ -89,9 +91,12 @@ pub fn function(
     if linkage != Linkage::Exported {
         attributes.push((Identifier::new(context, "sym_visibility"), string("private")));
     }
-    if linkage == Linkage::Internal {
-        let internal = Attribute::parse(context, "#llvm.linkage<internal>").expect("an attribute of the llvm dialect");
-        attributes.push((Identifier::new(context, "llvm.linkage"), internal));
+    let parse = |text: &str| Attribute::parse(context, text).expect("an attribute");
+    if matches!(linkage, Linkage::Internal | Linkage::Apart) {
+        attributes.push((Identifier::new(context, "llvm.linkage"), parse("#llvm.linkage<internal>")));
+    }
+    if linkage == Linkage::Apart {
+        attributes.push((Identifier::new(context, "passthrough"), parse("[\"noinline\"]")));
     }
     let op = OperationBuilder::new("func.func", location).add_attributes(&attributes).add_regions([region]).build();
     module.body().append_operation(op.expect("func.func"));

@@ -1,4 +1,4 @@
-//! Drops what no output and no state needs: nodes, results of `if` aside, parameters and constants.
+//! Drops what no output and no state needs: nodes, results of `if` aside, parameters, constants and circuits.
 //!
 //! ```text
 //!     %0 = exp %x : f32[2]              %1 = tanh %x : f32[2]
@@ -12,12 +12,12 @@ use crate::{
     analysis,
     pass::{Context, Exactness, Outcome, Pass, PassError},
 };
-use kiln_ir::{Const, Def, Module, Param, Region, Value};
+use kiln_ir::{Circuit, Const, Def, Module, Param, Region, Value};
 use std::collections::{HashMap, HashSet};
 
 pub(crate) static PASS: Pass = Pass {
     name: "dce",
-    summary: "drops nodes, parameters and constants that nothing needs",
+    summary: "drops nodes, parameters, constants and circuits that nothing needs",
     class: Exactness::E0,
     required: false,
     run,
@@ -29,6 +29,7 @@ fn run(m: &mut Module, _: &mut Context<'_>) -> Result<Outcome, PassError> {
         changed |= sweep(m, region);
     }
     changed |= drop_declarations(m);
+    changed |= drop_circuits(m);
     Ok(Outcome { changed })
 }
 
@@ -68,4 +69,16 @@ fn drop_declarations(m: &mut Module) -> bool {
         m.values[value].def = Def::Const(c);
     }
     true
+}
+
+/// Circuits that no live node asks.
+fn drop_circuits(m: &mut Module) -> bool {
+    let nodes = m.live_nodes();
+    let asked: HashSet<&str> = nodes.iter().filter_map(|n| m.nodes[*n].attrs.name("circuit")).collect();
+    let kept: Vec<Circuit> = m.circuits.values().filter(|c| asked.contains(c.name.as_str())).cloned().collect();
+    let changed = kept.len() != m.circuits.len();
+    if changed {
+        m.circuits = kept.into_iter().collect();
+    }
+    changed
 }

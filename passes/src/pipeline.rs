@@ -1,11 +1,11 @@
 //! The list of passes, the pipeline as one flat list, and the manager that runs it.
 
 use crate::{
-    canonicalize, carry_projections, cse, dce, fold_constants, fold_transposes, fuse_attention, fuse_gelu, fuse_groups,
-    fuse_layer_norm, fuse_linear, fuse_recurrent_cell, hoist_input_projections, hoist_invariants, hoist_slices,
-    legalize, merge_linear,
+    canonicalize, carry_projections, choose_space, collapse_chains, cse, dce, drop_unit_sums, fold_constants,
+    fold_transposes, fuse_attention, fuse_gelu, fuse_groups, fuse_layer_norm, fuse_linear, fuse_recurrent_cell,
+    hoist_input_projections, hoist_invariants, hoist_slices, layer_circuits, legalize, merge_linear, merge_subcircuits,
     pass::{Context, Options, Outcome, Pass, PassError},
-    patchify_conv,
+    patchify_conv, prove_determinism,
     record::Record,
 };
 use kiln_ir::{Module, verify};
@@ -14,8 +14,11 @@ use kiln_ir::{Module, verify};
 pub static PASSES: &[&Pass] = &[
     &canonicalize::PASS,
     &carry_projections::PASS,
+    &choose_space::PASS,
+    &collapse_chains::PASS,
     &cse::PASS,
     &dce::PASS,
+    &drop_unit_sums::PASS,
     &fold_constants::PASS,
     &fold_transposes::PASS,
     &fuse_attention::PASS,
@@ -27,9 +30,12 @@ pub static PASSES: &[&Pass] = &[
     &hoist_input_projections::PASS,
     &hoist_invariants::PASS,
     &hoist_slices::PASS,
+    &layer_circuits::PASS,
     &legalize::PASS,
     &merge_linear::PASS,
+    &merge_subcircuits::PASS,
     &patchify_conv::PASS,
+    &prove_determinism::PASS,
 ];
 
 /// The order in which passes run. A pass may stand several times.
@@ -42,6 +48,19 @@ pub static PIPELINE: &[&Pass] = &[
     &cse::PASS,
     // Dead consumers would keep rules from firing.
     &dce::PASS,
+    // On circuits as their files have them, whose products split along a vtree: there a proof is found.
+    &prove_determinism::PASS,
+    // Nodes that change nothing make equal ones look different.
+    &drop_unit_sums::PASS,
+    // What is shared must not be taken into its parents afterwards.
+    &merge_subcircuits::PASS,
+    &collapse_chains::PASS,
+    // Products that differed in their constants only.
+    &merge_subcircuits::PASS,
+    // Once no pass adds or removes nodes of circuits.
+    &layer_circuits::PASS,
+    // Bounds are of the circuit as it will be computed.
+    &choose_space::PASS,
     // Rules look at one region: what a loop computes of values from outside is for them to see beside its operands.
     &hoist_invariants::PASS,
     // Its product is for `fuse-linear`, its transposes meet those of the model in `fold-transposes`.

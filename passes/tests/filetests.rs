@@ -136,12 +136,14 @@ macro_rules! passes {
 }
 
 passes! {
-    canonicalize "canonicalize", carry_projections "carry-projections", cse "cse", dce "dce", fold_constants "fold-constants",
+    canonicalize "canonicalize", carry_projections "carry-projections", choose_space "choose-space",
+    collapse_chains "collapse-chains", cse "cse", dce "dce", drop_unit_sums "drop-unit-sums", fold_constants "fold-constants",
     fold_transposes "fold-transposes", fuse_attention "fuse-attention", fuse_gelu "fuse-gelu",
     fuse_groups "fuse-groups", fuse_layer_norm "fuse-layer-norm", fuse_linear "fuse-linear",
     fuse_recurrent_cell "fuse-recurrent-cell", hoist_input_projections "hoist-input-projections",
-    hoist_invariants "hoist-invariants", hoist_slices "hoist-slices", legalize "legalize",
-    merge_linear "merge-linear", patchify_conv "patchify-conv",
+    hoist_invariants "hoist-invariants", hoist_slices "hoist-slices", layer_circuits "layer-circuits", legalize "legalize",
+    merge_linear "merge-linear", merge_subcircuits "merge-subcircuits", patchify_conv "patchify-conv",
+    prove_determinism "prove-determinism",
 }
 
 #[test]

@@ -8,14 +8,14 @@
 
 use kiln_backends::{
     artifact::{self, Parts, WriteError},
-    cpu,
+    code,
     llvm::{Stage, ToolError},
     plan::{ModulePlan, PlanError, PlanOptions, plan},
     weights::{Params, WeightError},
 };
 use kiln_frontend::{ImportErrors, LoadOptions, Loaded};
 use kiln_ir::{ElemType, Target, VerifyErrors};
-use kiln_kernels::cpu::CpuLevel;
+use kiln_kernels::Level;
 use kiln_passes::{Exactness, PassError, Record};
 use kiln_runtime::format::Writer;
 use std::{
@@ -32,7 +32,7 @@ pub const PRODUCER: &str = concat!("kiln ", env!("CARGO_PKG_VERSION"));
 pub struct Options {
     /// Format, shapes and capacities of the model.
     pub load: LoadOptions,
-    /// As on the command line: `cpu`, `cpu:native`, `cpu:x86-64-v3`; one artifact serves all.
+    /// As on the command line: `cpu`, `cpu:native`, `cpu:x86-64-v3`, `cuda:sm_80`; one artifact serves all.
     pub targets: Vec<String>,
     /// The stored type of packed weights; as in the file when absent.
     pub weights: Option<ElemType>,
@@ -73,10 +73,10 @@ pub struct Report {
     /// The hash that identifies the artifact.
     pub root: [u8; 32],
     /// The levels there is code for.
-    pub targets: Vec<&'static str>,
+    pub targets: Vec<String>,
     /// Distinct kernels.
     pub kernels: usize,
-    /// Bytes of machine code, all targets together.
+    /// Bytes of code, all targets together.
     pub code_bytes: usize,
     /// How long each stage took, in order.
     pub timings: Vec<(&'static str, Duration)>,
@@ -125,7 +125,7 @@ fn load(path: &Path, options: &Options) -> Result<Loaded, ImportErrors> {
 /// Compiles the model at `path` to the artifact `out`, which appears when it is complete.
 pub fn compile(path: &Path, options: &Options, out: &Path) -> Result<Report, Error> {
     let mut clock = Clock { progress: options.progress, current: None, laps: vec![] };
-    let levels = cpu::levels(&options.targets).map_err(Error::Target)?;
+    let levels = code::levels(&options.targets).map_err(Error::Target)?;
     clock.begin("import");
     let mut loaded = load(path, options)?;
     clock.begin("passes");
@@ -134,7 +134,7 @@ pub fn compile(path: &Path, options: &Options, out: &Path) -> Result<Report, Err
     clock.begin("plan");
     let plan = plan(module, &PlanOptions { weights: options.weights })?;
     clock.begin("code");
-    let code = cpu::compile(&plan.kernels, &levels, options.threads).map_err(Error::Code)?;
+    let code = code::compile(&plan.kernels, &levels, options.threads).map_err(Error::Code)?;
     clock.begin("write");
     let release = |bytes: &[u8]| loaded.weights.release(bytes);
     let tensor = |file, key: &str| loaded.weights.tensor(file, key).map(|t| t.bytes);
@@ -149,7 +149,7 @@ pub fn compile(path: &Path, options: &Options, out: &Path) -> Result<Report, Err
         root: summary.root,
         targets: levels.iter().map(|level| level.name()).collect(),
         kernels: plan.kernels.len(),
-        code_bytes: code.iter().map(|c| c.object.len()).sum(),
+        code_bytes: code.iter().map(|c| c.bytes.len()).sum(),
         timings: clock.laps,
         record,
         notes: loaded.notes,
@@ -159,7 +159,7 @@ pub fn compile(path: &Path, options: &Options, out: &Path) -> Result<Report, Err
 /// What the compiler makes of the model at `path` on the way to an artifact: names, such as `cpu:x86-64-v3/map-1f..`,
 /// with text or objects.
 pub fn emit(path: &Path, options: &Options, what: Emit) -> Result<Vec<(String, Vec<u8>)>, Error> {
-    let levels = cpu::levels(&options.targets).map_err(Error::Target)?;
+    let levels = code::levels(&options.targets).map_err(Error::Target)?;
     let mut loaded = load(path, options)?;
     legalize(&mut loaded, options, &levels)?;
     let module = kiln_ir::verify(&loaded.module)?;
@@ -167,14 +167,14 @@ pub fn emit(path: &Path, options: &Options, what: Emit) -> Result<Vec<(String, V
         Emit::Kir => Ok(vec![("module".into(), module.to_string().into_bytes())]),
         Emit::Kernels(stage) => {
             let ModulePlan { kernels, .. } = plan(module, &PlanOptions { weights: options.weights })?;
-            cpu::emit_named(&kernels, &levels, stage, options.threads).map_err(Error::Code)
+            code::emit_named(&kernels, &levels, stage, options.threads).map_err(Error::Code)
         }
     }
 }
 
-fn legalize(loaded: &mut Loaded, options: &Options, levels: &[CpuLevel]) -> Result<Record, Error> {
-    let target = cpu::representative(levels);
-    let target = Target::from_name(target).ok_or_else(|| Error::Target(format!("no target {target}")))?;
+fn legalize(loaded: &mut Loaded, options: &Options, levels: &[Level]) -> Result<Record, Error> {
+    let target = code::representative(levels);
+    let target = Target::from_name(&target).ok_or_else(|| Error::Target(format!("no target {target}")))?;
     let passes = kiln_passes::Options {
         exactness: options.exactness,
         only: options.passes.clone(),

@@ -3,15 +3,15 @@
 //! What is written is a function of the module, the plan and the code: no time, path or address goes in.
 
 use crate::{
-    cpu::Code,
+    code::Code,
     plan::{Buffer, EntryPlan, Launch, ModulePlan, Place, Step},
     size_expr,
     weights::{Params, Reader, WeightError},
 };
 use kiln_ir::{Dim, ElemType, Module, SymbolFacts, Type, Value, Verified};
-use kiln_kernels::{KernelSpec, cpu::CpuLevel};
+use kiln_kernels::{KernelSpec, Level as Target, cpu::CpuLevel, cuda::Sm};
 use kiln_runtime::format::{
-    self, Arg, Block, Count, Entry, Kernel, Level, Manifest, Plan, Port, SizeExpr, Summary, Symbol, TargetCode,
+    self, Arg, Block, Count, Entry, Grid, Kernel, Level, Manifest, Plan, Port, SizeExpr, Summary, Symbol, TargetCode,
     TargetInfo, UNBOUNDED, Writer,
 };
 use std::{
@@ -47,22 +47,28 @@ pub fn write<W: Write + Seek>(mut writer: Writer<W>, parts: &Parts<'_>) -> Resul
     for item in parts.plan.weights.items() {
         offsets.push(writer.stream_weight(|out| reader.write(item, out))?);
     }
-    let mut lowering = Lowering {
-        module: &parts.module,
-        symbols: &parts.module.symbols,
-        kernels: &parts.plan.kernels,
-        weights: &offsets,
-        named: vec![],
-        known: HashMap::new(),
-    };
-    let plans: Vec<Plan> = parts.plan.entries.iter().enumerate().map(|(n, e)| lowering.entry(n, e)).collect();
-    let kernels = lowering.named;
-    let manifest = manifest(parts, &kernels);
-    let targets: Vec<TargetCode> = parts.code.iter().map(|c| TargetCode { plans: &plans, code: &c.object }).collect();
+    let mut plans: Vec<Vec<Plan>> = vec![];
+    let mut kernels = vec![];
+    for code in parts.code {
+        let mut lowering = Lowering {
+            level: code.level,
+            module: &parts.module,
+            symbols: &parts.module.symbols,
+            kernels: &parts.plan.kernels,
+            weights: &offsets,
+            named: vec![],
+            known: HashMap::new(),
+        };
+        plans.push(parts.plan.entries.iter().enumerate().map(|(n, e)| lowering.entry(n, e)).collect());
+        kernels.push(lowering.named);
+    }
+    let manifest = manifest(parts, kernels);
+    let targets: Vec<TargetCode> =
+        parts.code.iter().zip(&plans).map(|(code, plans)| TargetCode { plans, code: &code.bytes }).collect();
     Ok(writer.finish(&manifest, &targets, parts.rewrites)?)
 }
 
-fn manifest(parts: &Parts<'_>, kernels: &[Kernel]) -> Manifest {
+fn manifest(parts: &Parts<'_>, kernels: Vec<Vec<Kernel>>) -> Manifest {
     let m: &Module = &parts.module;
     let symbol = |s: &SymbolFacts| Symbol {
         name: s.symbol.name().to_string(),
@@ -91,11 +97,12 @@ fn manifest(parts: &Parts<'_>, kernels: &[Kernel]) -> Manifest {
         targets: parts
             .code
             .iter()
-            .map(|c| TargetInfo {
-                name: format!("cpu:{}", c.level.name()),
-                level: level(c.level),
-                features: vec![],
-                kernels: kernels.to_vec(),
+            .zip(kernels)
+            .map(|(code, kernels)| TargetInfo {
+                name: code.level.name(),
+                level: level(code.level),
+                features: features(code.level),
+                kernels,
             })
             .collect(),
         states: vec![],
@@ -104,6 +111,7 @@ fn manifest(parts: &Parts<'_>, kernels: &[Kernel]) -> Manifest {
 }
 
 struct Lowering<'a> {
+    level: Target,
     module: &'a Module,
     symbols: &'a [SymbolFacts],
     kernels: &'a [KernelSpec],
@@ -123,6 +131,10 @@ impl Lowering<'_> {
             if !scratch.contains(&bytes) {
                 scratch.push(bytes);
             }
+        }
+        if matches!(self.level, Target::Cuda(_)) {
+            // Each launch says its own.
+            scratch.clear();
         }
         let constant = scratch.iter().filter_map(Dim::as_const).max().unwrap_or(0);
         let symbolic = scratch.iter().filter(|d| d.as_const().is_none()).map(|d| size_expr(d, self.symbols));
@@ -162,15 +174,29 @@ impl Lowering<'_> {
         let spec = &self.kernels[launch.kernel];
         let next = self.named.len() as u32;
         let kernel = *self.known.entry((launch.kernel, launch.label.clone())).or_insert_with(|| {
-            self.named.push(Kernel { symbol: spec.symbol(), label: launch.label.clone() });
+            let grid = match self.level {
+                Target::Cpu(_) => None,
+                Target::Cuda(sm) => Some(spec.grid(sm)),
+            };
+            let grid = grid.map(|grid| Grid { threads: grid.threads, block_tasks: grid.block_tasks });
+            self.named.push(Kernel { symbol: spec.symbol(), label: launch.label.clone(), grid });
             next
         });
         let expr = |d: &Dim| size_expr(d, self.symbols);
+        let mut sizes: Vec<SizeExpr> = spec.size_args().iter().map(expr).collect();
+        let tasks = match self.level {
+            Target::Cpu(_) => spec.tasks(),
+            Target::Cuda(sm) => {
+                let grid = spec.grid(sm);
+                sizes.push(expr(&grid.scratch_bytes));
+                grid.tasks
+            }
+        };
         format::Step::Launch {
             kernel,
             args: launch.args.iter().map(|a| self.arg(plan, a)).collect(),
-            sizes: spec.size_args().iter().map(expr).collect(),
-            tasks: expr(&spec.tasks()),
+            sizes,
+            tasks: expr(&tasks),
             limits: launch.limits.iter().map(expr).collect(),
         }
     }
@@ -221,11 +247,24 @@ fn elem(elem: ElemType) -> format::ElemType {
     }
 }
 
-fn level(level: CpuLevel) -> Level {
+fn level(level: Target) -> Level {
     match level {
-        CpuLevel::Aarch64 => Level::Aarch64,
-        CpuLevel::X86V2 => Level::X86_64V2,
-        CpuLevel::X86V3 => Level::X86_64V3,
-        CpuLevel::X86V4 => Level::X86_64V4,
+        Target::Cpu(CpuLevel::Aarch64) => Level::Aarch64,
+        Target::Cpu(CpuLevel::X86V2) => Level::X86_64V2,
+        Target::Cpu(CpuLevel::X86V3) => Level::X86_64V3,
+        Target::Cpu(CpuLevel::X86V4) => Level::X86_64V4,
+        Target::Cuda(Sm::Sm80) => Level::Sm80,
+        Target::Cuda(Sm::Sm90a) => Level::Sm90a,
+    }
+}
+
+/// What the code needs beyond its level: of a GPU's driver, the version of PTX.
+fn features(level: Target) -> Vec<String> {
+    match level {
+        Target::Cpu(_) => vec![],
+        Target::Cuda(sm) => {
+            let (major, minor) = sm.ptx();
+            vec![format!("ptx{major}.{minor}")]
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Plans and native code from the IR.
 //!
 //! [`plan`](mod@plan) turns a verified module into launches over buffers, [`weights`] describes and streams what the
-//! artifact stores of its parameters, [`cpu`] makes machine code of the kernels through [`llvm`], and [`artifact`] puts
-//! all into one file.
+//! artifact stores of its parameters, [`code`] makes code of the kernels through [`llvm`], and [`artifact`] puts all
+//! into one file.
 
 pub mod artifact;
-pub mod cpu;
+pub mod code;
 pub mod llvm;
 pub mod plan;
 mod size;

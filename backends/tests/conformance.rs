@@ -160,8 +160,8 @@ fn code_is_made_for_levels_that_this_machine_lacks() {
     let m = kiln_ir::parse(&every_case(ElemType::F32)).unwrap();
     let plan = kiln_backends::plan::plan(kiln_ir::verify(&m).unwrap(), &PlanOptions::default()).unwrap();
     let lacking: Vec<_> = CpuLevel::ALL.into_iter().filter(|l| !l.is_native()).collect();
-    let code = kiln_backends::cpu::compile(&plan.kernels, &lacking, 2).unwrap_or_else(|e| panic!("{}", e[0]));
-    assert!(code.iter().all(|c| c.object.starts_with(b"\x7fELF")));
+    let code = kiln_backends::code::compile(&plan.kernels, &lacking, 2).unwrap_or_else(|e| panic!("{}", e[0]));
+    assert!(code.iter().all(|c| c.bytes.starts_with(b"\x7fELF")));
     assert_eq!(code.len(), lacking.len());
 }
 

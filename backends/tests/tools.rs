@@ -81,7 +81,7 @@ fn what_would_become_a_call_is_refused() {
         });
     };
     let error = Compiler::new().compile("calls", CpuLevel::X86V3, Stage::Obj, emit).unwrap_err().to_string();
-    assert_eq!(error, "calls: llvm: no target has code for llvm.cos.v4f32");
+    assert_eq!(error, "calls: llvm: cpu:x86-64-v3 has no code for llvm.cos.v4f32");
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub struct Target {
     pub composites: &'static [Op],
 }
 
-const CPU_COMPOSITES: &[Op] = &[
+const COMPOSITES: &[Op] = &[
     Op::Linear,
     Op::Attention,
     Op::Softmax,
@@ -46,7 +46,20 @@ const fn cpu(name: &'static str, vector_bits: u32, vector_registers: u32) -> Tar
         vector_registers,
         l1_bytes: 32 << 10,
         l2_bytes: 512 << 10,
-        composites: CPU_COMPOSITES,
+        composites: COMPOSITES,
+    }
+}
+
+/// The first cache is that of a multiprocessor, the second that of the whole device.
+const fn cuda(name: &'static str, l1_bytes: u32) -> Target {
+    Target {
+        name,
+        kind: TargetKind::Cuda,
+        vector_bits: 128,
+        vector_registers: 64,
+        l1_bytes,
+        l2_bytes: 40 << 20,
+        composites: COMPOSITES,
     }
 }
 
@@ -56,6 +69,8 @@ pub static TARGETS: &[Target] = &[
     cpu("cpu:x86-64-v3", 256, 16),
     cpu("cpu:x86-64-v4", 512, 32),
     cpu("cpu:aarch64", 128, 32),
+    cuda("cuda:sm_80", 164 << 10),
+    cuda("cuda:sm_90a", 228 << 10),
 ];
 
 impl Target {

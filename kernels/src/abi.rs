@@ -1,4 +1,6 @@
-//! The calling convention of a CPU kernel.
+//! The calling conventions of kernels.
+//!
+//! On a CPU:
 //!
 //! `i32 kernel(ptr bufs, ptr sizes, i64 lo, i64 hi, ptr scratch)` does the tasks `lo..hi` of a grid whose extent is a
 //! function of the shape alone; tasks are independent and may run in any order on any thread. `bufs` holds the
@@ -9,11 +11,17 @@
 //!
 //! A kernel that another one of its module calls takes the same arguments one by one, so that the optimiser sees
 //! through the call.
+//!
+//! On a GPU: `.entry kernel(ptr buf.., i64 size.., i64 scratch_bytes, i64 tasks, ptr scratch, ptr status)` does all
+//! tasks of the grid, whatever the number of blocks is: whoever has done one goes on with the one as far ahead as there
+//! are doers. These are threads in a plain kernel, and what [`Grid`](crate::cuda::Grid) says in others. A doer has
+//! `scratch_bytes` of scratch for itself. `status` is an i32 that is left alone, or set to what a CPU kernel returns.
 
 use crate::{
     KernelSpec,
-    build::{self, Elem, Ix, K, Linkage, Ptr, Ty, V},
+    build::{self, Cmp, Elem, Ix, K, Linkage, Ptr, Ty, V},
     cpu::Cpu,
+    cuda,
 };
 use kiln_ir::Dim;
 use melior::{
@@ -30,11 +38,24 @@ pub const LOOP_LIMIT: i64 = 16;
 pub struct ModuleBuilder<'c> {
     pub context: &'c Context,
     pub module: Module<'c>,
+    pub convention: Convention,
     /// While kernels are emitted that others of the module call: how many buffers the next one has, and its linkage.
     inner: Option<(usize, Linkage)>,
 }
 
+/// How the kernels of a module are called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Convention {
+    Cpu,
+    /// With this many buffers, by blocks of this many threads.
+    Cuda {
+        buffers: usize,
+        threads: u32,
+    },
+}
+
 /// Inside a kernel: its builder and its arguments.
+#[derive(Clone)]
 pub struct Kernel<'k> {
     pub k: K<'k>,
     bufs: Buffers<'k>,
@@ -42,10 +63,13 @@ pub struct Kernel<'k> {
     /// The tasks to do.
     pub lo: Ix<'k>,
     pub hi: Ix<'k>,
+    /// Whether there is just the task `lo`.
+    single: bool,
     pub scratch: Ptr<'k>,
 }
 
 /// The addresses of a kernel's buffers.
+#[derive(Clone)]
 enum Buffers<'k> {
     Array(Ptr<'k>),
     Values(Vec<Ptr<'k>>),
@@ -53,7 +77,12 @@ enum Buffers<'k> {
 
 impl<'c> ModuleBuilder<'c> {
     pub fn new(context: &'c Context) -> Self {
-        ModuleBuilder { context, module: Module::new(Location::unknown(context)), inner: None }
+        ModuleBuilder {
+            context,
+            module: Module::new(Location::unknown(context)),
+            convention: Convention::Cpu,
+            inner: None,
+        }
     }
 
     /// Emits a kernel as a function that others of the module call by [`Kernel::call`].
@@ -73,6 +102,9 @@ impl<'c> ModuleBuilder<'c> {
     /// Emits the kernel `symbol` with these size arguments. `body` returns the status as an `i32`, or nothing when
     /// the kernel cannot fail.
     pub fn kernel(&mut self, symbol: &str, size_args: &[Dim], body: impl for<'k> FnOnce(&Kernel<'k>) -> Option<V<'k>>) {
+        if let (Convention::Cuda { buffers, .. }, None) = (self.convention, self.inner) {
+            return self.plain_cuda(symbol, buffers, size_args, body);
+        }
         let (params, linkage) = match self.inner {
             None => (vec![Ty::PTR, Ty::PTR, Ty::I64, Ty::I64, Ty::PTR], Linkage::Exported),
             Some((buffers, linkage)) => (inner_params(buffers, size_args.len()), linkage),
@@ -93,9 +125,67 @@ impl<'c> ModuleBuilder<'c> {
             };
             let sizes = size_args.iter().cloned().zip(sizes).collect();
             let (lo, hi) = (Ix::Value(rest[0]), Ix::Value(rest[1]));
-            let kernel = Kernel { k, bufs, sizes, lo, hi, scratch: rest[2].ptr() };
+            let kernel = Kernel { k, bufs, sizes, lo, hi, single: false, scratch: rest[2].ptr() };
             vec![body(&kernel).unwrap_or_else(|| k.int(Ty::I32, 0))]
         });
+    }
+
+    /// The same for a GPU, a task a thread.
+    fn plain_cuda(
+        &mut self,
+        symbol: &str,
+        buffers: usize,
+        size_args: &[Dim],
+        body: impl for<'k> FnOnce(&Kernel<'k>) -> Option<V<'k>>,
+    ) {
+        self.cuda(symbol, buffers, size_args, |entry| {
+            let k = entry.kernel.k;
+            let (thread, count) = (cuda::thread(k), cuda::threads(k));
+            let scratch = entry.kernel.scratch.bytes(thread * entry.scratch_bytes);
+            k.for_(thread, entry.kernel.hi, count, |task| {
+                let status = body(&Kernel { lo: task, hi: task + 1, single: true, scratch, ..entry.kernel.clone() });
+                if let Some(status) = status {
+                    entry.report(status);
+                }
+            });
+        });
+    }
+
+    /// Emits the kernel `symbol` for a GPU: `body` is what every thread does.
+    pub fn cuda(&mut self, symbol: &str, buffers: usize, size_args: &[Dim], body: impl for<'k> FnOnce(Entry<'k>)) {
+        let mut params = vec![Ty::PTR; buffers];
+        params.extend(vec![Ty::I64; size_args.len() + 2]);
+        params.extend([Ty::PTR, Ty::PTR]);
+        build::function(&self.module, self.context, symbol, &params, &[], Linkage::Exported, |k, args| {
+            let (addresses, rest) = args.split_at(buffers);
+            let (sizes, rest) = rest.split_at(size_args.len());
+            let kernel = Kernel {
+                k,
+                bufs: Buffers::Values(addresses.iter().map(|a| a.ptr()).collect()),
+                sizes: size_args.iter().cloned().zip(sizes.iter().map(|v| Ix::Value(*v))).collect(),
+                lo: 0.into(),
+                hi: Ix::Value(rest[1]),
+                single: false,
+                scratch: rest[2].ptr(),
+            };
+            body(Entry { kernel, scratch_bytes: Ix::Value(rest[0]), status: rest[3].ptr() });
+            vec![]
+        });
+    }
+}
+
+/// Inside a kernel for a GPU: `kernel.hi` tasks in all, and the scratch memory of all doers.
+pub struct Entry<'k> {
+    pub kernel: Kernel<'k>,
+    pub scratch_bytes: Ix<'k>,
+    status: Ptr<'k>,
+}
+
+impl<'k> Entry<'k> {
+    /// Sets the status of the launch if this one is not 0.
+    pub fn report(&self, status: V<'k>) {
+        let failed = status.cmp(Cmp::Ne, status.like(0.0));
+        self.kernel.k.if_(failed, || self.status.store(status));
     }
 }
 
@@ -136,6 +226,9 @@ impl<'k> Kernel<'k> {
 
     /// Runs `body` for each task.
     pub fn tasks(&self, body: impl FnOnce(Ix<'k>)) {
+        if self.single {
+            return body(self.lo);
+        }
         self.k.for_(self.lo, self.hi, 1, body);
     }
 }

@@ -13,15 +13,36 @@ pub enum CpuLevel {
 /// What kernels need to know of a level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cpu {
-    pub level: CpuLevel,
     /// The name on the command line and in artifacts.
     pub name: &'static str,
+    /// Bytes of a vector; 1 where there are no vectors.
     pub vector_bytes: u32,
     pub vector_registers: u32,
     pub has_fma: bool,
     /// Whether one instruction converts a vector of f16 to f32 and back.
     pub converts_f16: bool,
+    /// The fewest bytes of an element of which one instruction moves part of a vector by a mask, where there are masks.
+    pub masks_from: Option<usize>,
+    pub prefetches: bool,
 }
+
+impl Cpu {
+    /// Lanes of a vector of elements of `bytes` bytes.
+    pub const fn lanes(&self, bytes: u32) -> u32 {
+        if self.vector_bytes < bytes { 1 } else { self.vector_bytes / bytes }
+    }
+}
+
+/// A machine without vectors and with many registers: what a thread of a GPU is to kernels written for CPUs.
+pub static ONE_LANE: Cpu = Cpu {
+    name: "one-lane",
+    vector_bytes: 1,
+    vector_registers: 64,
+    has_fma: true,
+    converts_f16: true,
+    masks_from: None,
+    prefetches: false,
+};
 
 impl CpuLevel {
     pub const ALL: [CpuLevel; 4] = [CpuLevel::Aarch64, CpuLevel::X86V2, CpuLevel::X86V3, CpuLevel::X86V4];
@@ -45,7 +66,7 @@ impl CpuLevel {
 
     /// Lanes of a vector of elements of `bytes` bytes.
     pub const fn lanes(self, bytes: u32) -> u32 {
-        self.describe().vector_bytes / bytes
+        self.describe().lanes(bytes)
     }
 
     /// Whether this machine, the one that runs this code, has the level.
@@ -71,37 +92,41 @@ impl CpuLevel {
 }
 
 static AARCH64: Cpu = Cpu {
-    level: CpuLevel::Aarch64,
     name: "aarch64",
     vector_bytes: 16,
     vector_registers: 32,
     has_fma: true,
     converts_f16: true,
+    masks_from: None,
+    prefetches: true,
 };
 
 static X86V2: Cpu = Cpu {
-    level: CpuLevel::X86V2,
     name: "x86-64-v2",
     vector_bytes: 16,
     vector_registers: 16,
     has_fma: false,
     converts_f16: false,
+    masks_from: None,
+    prefetches: true,
 };
 
 static X86V3: Cpu = Cpu {
-    level: CpuLevel::X86V3,
     name: "x86-64-v3",
     vector_bytes: 32,
     vector_registers: 16,
     has_fma: true,
     converts_f16: true,
+    masks_from: Some(4),
+    prefetches: true,
 };
 
 static X86V4: Cpu = Cpu {
-    level: CpuLevel::X86V4,
     name: "x86-64-v4",
     vector_bytes: 64,
     vector_registers: 32,
     has_fma: true,
     converts_f16: true,
+    masks_from: Some(1),
+    prefetches: true,
 };

@@ -13,6 +13,7 @@ pub mod build;
 pub mod cell;
 pub mod conv;
 pub mod cpu;
+pub mod cuda;
 pub mod gather;
 pub mod map;
 pub mod matmul;
@@ -23,9 +24,10 @@ pub mod scalar;
 pub mod topk;
 mod view;
 
-use abi::ModuleBuilder;
+use abi::{Convention, ModuleBuilder};
 pub use access::Access;
-use cpu::Cpu;
+use cpu::{Cpu, CpuLevel};
+use cuda::{Grid, Sm};
 use kiln_ir::{Dim, ElemType};
 
 /// What every kernel family says of an instance. All sizes are functions of the shape alone, the same for every level,
@@ -50,6 +52,48 @@ pub trait Family: Clone + Eq + std::hash::Hash + std::fmt::Debug {
 
     /// Emits the CPU kernel as the function `symbol`.
     fn emit(&self, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu);
+
+    /// How the GPU kernel is launched.
+    fn grid(&self, _: Sm) -> Grid {
+        Grid::plain(self)
+    }
+
+    /// Emits the GPU kernel as the function `symbol`. A family has one of its own, with a grid of its own, or the
+    /// plain one: a thread does a task as a CPU with one lane does.
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
+        self.emit(module, symbol, &cpu::ONE_LANE);
+    }
+}
+
+/// What code is made for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Level {
+    Cpu(CpuLevel),
+    Cuda(Sm),
+}
+
+impl Level {
+    pub fn all() -> impl Iterator<Item = Level> {
+        CpuLevel::ALL.into_iter().map(Level::Cpu).chain(Sm::ALL.into_iter().map(Level::Cuda))
+    }
+
+    /// The name on the command line and in artifacts, such as `cpu:x86-64-v3`.
+    pub fn name(self) -> String {
+        match self {
+            Level::Cpu(level) => format!("cpu:{}", level.name()),
+            Level::Cuda(sm) => format!("cuda:{}", sm.name()),
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Level> {
+        Level::all().find(|level| level.name() == name)
+    }
+}
+
+impl From<CpuLevel> for Level {
+    fn from(level: CpuLevel) -> Level {
+        Level::Cpu(level)
+    }
 }
 
 /// A buffer of a kernel.
@@ -114,6 +158,22 @@ macro_rules! kernels {
             /// [`Family::emit`]
             pub fn emit(&self, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu) {
                 match self { $(KernelSpec::$variant(spec) => spec.emit(module, symbol, cpu)),* }
+            }
+
+            /// [`Family::grid`]
+            pub fn grid(&self, sm: Sm) -> Grid {
+                match self { $(KernelSpec::$variant(spec) => spec.grid(sm)),* }
+            }
+
+            /// Emits the kernel for a level as the function `symbol`.
+            pub fn emit_for(&self, module: &mut ModuleBuilder<'_>, symbol: &str, level: Level) {
+                let sm = match level {
+                    Level::Cpu(level) => return self.emit(module, symbol, level.describe()),
+                    Level::Cuda(sm) => sm,
+                };
+                let threads = self.grid(sm).threads;
+                module.convention = Convention::Cuda { buffers: self.buffers().len(), threads };
+                match self { $(KernelSpec::$variant(spec) => spec.emit_cuda(module, symbol, sm)),* }
             }
 
             /// The name of the kernel's function: the family and a hash of the spec.

@@ -7,7 +7,7 @@ use crate::{
     Access,
     abi::Kernel,
     build::{Ix, K, Ptr, Ty, V},
-    cpu::{Cpu, CpuLevel},
+    cpu::Cpu,
     scalar,
 };
 use kiln_ir::{Dim, ElemType};
@@ -94,11 +94,7 @@ impl<'k> View<'k> {
 
 /// Whether the target moves parts of vectors of all these elements by a mask in one instruction.
 pub(crate) fn masks(cpu: &Cpu, elems: impl IntoIterator<Item = ElemType>) -> bool {
-    match cpu.level {
-        CpuLevel::X86V4 => true,
-        CpuLevel::X86V3 => elems.into_iter().all(|e| e.bytes() >= 4),
-        CpuLevel::X86V2 | CpuLevel::Aarch64 => false,
-    }
+    cpu.masks_from.is_some_and(|fewest| elems.into_iter().all(|e| e.bytes() >= fewest))
 }
 
 /// Runs `body` for all of `lo..hi` in steps of `lanes`, then for the rest: at once under a mask if `masked`, otherwise

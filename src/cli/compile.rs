@@ -30,8 +30,8 @@ pub(crate) struct Args {
     /// Only these passes, and those that code generation relies on
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     passes: Option<Vec<String>>,
-    /// Stop at this form and write it to standard output or OUT; an OUT that ends in .kir, .mlir, .ll, .s or .o says it
-    /// too
+    /// Stop at this form and write it to standard output or OUT; an OUT that ends in .kir, .mlir, .ll, .s, .o or .ptx says
+    /// it too
     #[arg(long, value_enum)]
     emit: Option<Form>,
     #[command(flatten)]
@@ -63,15 +63,18 @@ enum Form {
     Asm,
     /// ELF objects, one a kernel
     Obj,
+    /// Assembly for GPUs
+    Ptx,
 }
 
 /// A form with the extension of its files, what it is for the driver, and how a comment starts in it.
-const FORMS: [(Form, &str, Emit, &str); 5] = [
+const FORMS: [(Form, &str, Emit, &str); 6] = [
     (Form::Kir, "kir", Emit::Kir, "//"),
     (Form::Mlir, "mlir", Emit::Kernels(Stage::Mlir), "//"),
     (Form::Llvm, "ll", Emit::Kernels(Stage::Llvm), ";"),
     (Form::Asm, "s", Emit::Kernels(Stage::Asm), "#"),
     (Form::Obj, "o", Emit::Kernels(Stage::Obj), ""),
+    (Form::Ptx, "ptx", Emit::Kernels(Stage::Ptx), "//"),
 ];
 
 pub(crate) fn run(args: Args) -> Result<()> {
@@ -123,7 +126,7 @@ fn object(report: &Report, out: &Path) -> Result<serde_json::Value> {
         "code_bytes": report.code_bytes,
         "kernels": report.kernels,
         "root": root,
-        "targets": report.targets.iter().map(|t| format!("cpu:{t}")).collect::<Vec<_>>(),
+        "targets": report.targets,
         "entries": entries,
         "rewrites": report.record.rewrites.len(),
         "stages": report.timings.iter().map(|(name, time)| serde_json::json!({

@@ -88,7 +88,7 @@ pub(crate) fn passes(names: &[String]) -> Result<Vec<&'static kiln_passes::Pass>
 
 /// A name that stands for one or several levels.
 pub(crate) fn targets(text: &str) -> Result<String, String> {
-    kiln_backends::cpu::levels(&[text.to_owned()]).map(|_| text.to_owned())
+    kiln_backends::code::levels(&[text.to_owned()]).map(|_| text.to_owned())
 }
 
 /// One target; `cpu` and `cpu:native` are the best that this machine runs.

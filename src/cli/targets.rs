@@ -2,7 +2,8 @@
 
 use super::failure::Result;
 use super::output;
-use kiln_ir::target::TARGETS;
+use kiln_ir::target::{TARGETS, Target, TargetKind};
+use kiln_kernels::cuda::Sm;
 
 /// List the targets that code can be generated for
 #[derive(clap::Args, Debug)]
@@ -12,10 +13,19 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// What code for it is made of.
+fn code(target: &Target) -> String {
+    let sm = Sm::ALL.into_iter().find(|sm| target.kind == TargetKind::Cuda && target.name.ends_with(sm.name()));
+    match sm.map(Sm::ptx) {
+        Some((major, minor)) => format!("PTX {major}.{minor}"),
+        None => format!("{:>3}-bit vectors", target.vector_bits),
+    }
+}
+
 pub(crate) fn run(args: Args) -> Result<()> {
     let native = kiln_runtime::machine::describe();
     let levels: Vec<String> = kiln_runtime::machine::levels().map(|l| format!("cpu:{l}")).collect();
-    let cpu: Vec<String> = kiln_backends::cpu::DEFAULT.iter().map(|l| format!("cpu:{}", l.name())).collect();
+    let cpu: Vec<String> = kiln_backends::code::DEFAULT.iter().map(|l| format!("cpu:{}", l.name())).collect();
     let object = serde_json::json!({
         "native": native,
         "cpu": cpu,
@@ -26,11 +36,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
         })).collect::<Vec<_>>(),
     });
     output::facts(args.json, object, || {
-        let line = |name: &str, vector_bits: u32| {
-            let runs = if levels.iter().any(|l| l == name) { "runs here" } else { "cross-compiled only" };
-            format!("{name:<16} {vector_bits:>3}-bit vectors  {runs}\n")
+        let line = |t: &Target| {
+            let runs = if levels.iter().any(|l| l == t.name) { "runs here" } else { "cross-compiled only" };
+            format!("{:<16} {:<15}  {runs}\n", t.name, code(t))
         };
-        let lines: String = TARGETS.iter().map(|t| line(t.name, t.vector_bits)).collect();
+        let lines: String = TARGETS.iter().map(line).collect();
         let cpu = cpu.join(", ");
         format!("{lines}{:<16} {cpu}, of which the loader takes the best\n{:<16} {native}\n", "cpu", "cpu:native")
     })

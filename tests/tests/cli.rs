@@ -225,6 +225,21 @@ fn compile_reports_what_it_made() {
 }
 
 #[test]
+fn an_artifact_for_gpus_runs_on_the_processor_that_it_has_code_for() {
+    let folder = folder();
+    let (both, gpu) = (folder.path().join("both.kiln"), folder.path().join("gpu.kiln"));
+    let (both, gpu) = (both.to_str().unwrap(), gpu.to_str().unwrap());
+    let args = ["compile", VIT, "--target", "cuda:sm_80", "--target", "cpu:native", "--json", "-o", both];
+    let targets = kiln(args).well().json()["targets"].as_array().unwrap().len();
+    assert_eq!(targets, 2);
+    assert!(kiln(["run", both, "--inputs", "examples/digit.png"]).well().stdout.contains("class 3: 3"));
+    kiln(["compile", VIT, "--target", "cuda:sm_90a", "-o", gpu]).well();
+    kiln(["run", gpu, "--inputs", "examples/digit.png"]).exits(1).says(&["cuda:sm_90a"]);
+    let ptx = kiln(["compile", VIT, "--target", "cuda:sm_80", "--emit", "ptx"]).well().stdout;
+    assert!(ptx.contains(".target sm_80") && ptx.contains(".visible .entry row_"), "{}", &ptx[..500]);
+}
+
+#[test]
 fn several_targets_share_one_artifact() {
     let folder = folder();
     let out = folder.path().join("line.kiln");

@@ -11,11 +11,14 @@ use inkwell::{
         },
         prelude::LLVMDiagnosticInfoRef,
     },
-    module::Module as LlvmModule,
+    module::{Linkage, Module as LlvmModule},
     passes::PassBuilderOptions,
     targets::FileType,
 };
-use kiln_kernels::{abi::ModuleBuilder, cpu::CpuLevel};
+use kiln_kernels::{
+    Level,
+    abi::{Convention, ModuleBuilder},
+};
 use melior::{
     Context,
     dialect::{DialectHandle, DialectRegistry},
@@ -29,6 +32,9 @@ use std::{
     rc::Rc,
     sync::PoisonError,
 };
+
+/// LLVM's number of the calling convention of functions that a driver launches.
+const PTX_KERNEL: u32 = 71;
 
 /// Compiles kernels one after the other on one thread.
 pub struct Compiler {
@@ -72,14 +78,18 @@ impl Compiler {
     pub fn compile(
         &self,
         name: &str,
-        level: CpuLevel,
+        level: impl Into<Level>,
         stage: Stage,
         emit: impl FnOnce(&mut ModuleBuilder<'_>),
     ) -> Result<Vec<u8>, ToolError> {
+        let level = level.into();
+        if !stage.serves(level) {
+            return Err(ToolError::new(name, "llvm", format!("{} has no form {stage:?}", level.name())));
+        }
         self.diagnostics.borrow_mut().clear();
         let mut builder = ModuleBuilder::new(&self.mlir);
         emit(&mut builder);
-        let mut module = builder.module;
+        let (mut module, convention) = (builder.module, builder.convention);
         if !module.as_operation().verify() {
             return Err(self.mlir_error(name, "the module does not verify"));
         }
@@ -90,7 +100,7 @@ impl Compiler {
         let _unchanged = OPTIONS.read().unwrap_or_else(PoisonError::into_inner);
         let llvm = LlvmContext::create();
         let errors = collect_errors(&llvm);
-        let result = self.generate(name, level, stage, &module, &llvm);
+        let result = self.generate(name, (level, convention), stage, &module, &llvm);
         let messages = errors.borrow().join("; ");
         if messages.is_empty() { result } else { Err(ToolError::new(name, "llvm", messages)) }
     }
@@ -118,7 +128,7 @@ impl Compiler {
     fn generate(
         &self,
         name: &str,
-        level: CpuLevel,
+        (level, convention): (Level, Convention),
         stage: Stage,
         module: &Module<'_>,
         llvm: &LlvmContext,
@@ -135,13 +145,23 @@ impl Compiler {
             for (key, value) in target::function_attributes(level) {
                 function.add_attribute(AttributeLoc::Function, llvm.create_string_attribute(key, value));
             }
+            if let Convention::Cuda { threads, .. } = convention
+                && function.count_basic_blocks() > 0
+                && function.get_linkage() == Linkage::External
+            {
+                function.set_call_conventions(PTX_KERNEL);
+                let threads = llvm.create_string_attribute("nvvm.reqntid", &threads.to_string());
+                function.add_attribute(AttributeLoc::Function, threads);
+            }
         }
         let foreign =
             module.get_functions().map(|f| (f.count_basic_blocks(), f.get_name().to_string_lossy().into_owned()));
-        let foreign: Vec<String> =
-            foreign.filter(|(blocks, name)| *blocks == 0 && !target::has_code(name)).map(|(_, name)| name).collect();
+        let foreign: Vec<String> = foreign
+            .filter(|(blocks, name)| *blocks == 0 && !target::has_code(name, level))
+            .map(|(_, name)| name)
+            .collect();
         if !foreign.is_empty() {
-            return Err(error(format!("no target has code for {}", foreign.join(", "))));
+            return Err(error(format!("{} has no code for {}", level.name(), foreign.join(", "))));
         }
         module.verify().map_err(|e| error(e.to_string()))?;
         let machine = target::machine(level)?;
@@ -154,7 +174,7 @@ impl Compiler {
         module.run_passes("default<O3>", &machine, options).map_err(|e| error(e.to_string()))?;
         let file = match stage {
             Stage::Llvm => return Ok(module.print_to_string().to_bytes().to_vec()),
-            Stage::Asm => FileType::Assembly,
+            Stage::Asm | Stage::Ptx => FileType::Assembly,
             Stage::Obj | Stage::Mlir => FileType::Object,
         };
         let buffer = machine.write_to_memory_buffer(&module, file).map_err(|e| error(e.to_string()))?;

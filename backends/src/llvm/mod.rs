@@ -2,13 +2,14 @@
 //!
 //! A [`Compiler`] owns an MLIR context; each compilation has an LLVM context of its own, so compilers on different
 //! threads share nothing. A module goes MLIR -> LLVM dialect -> LLVM IR in memory -> `O3` -> object code, and its text
-//! can be had at each stage. Diagnostics of all tools come back as errors; nothing is printed. [`link`] makes a shared
-//! object without undefined symbols from objects. The same input gives the same bytes.
+//! can be had at each stage; for a GPU the end is PTX text. Diagnostics of all tools come back as errors; nothing is
+//! printed. [`link`] makes a shared object without undefined symbols from objects. The same input gives the same bytes.
 
 mod lld;
 mod lower;
 mod target;
 
+use kiln_kernels::Level;
 use std::sync::RwLock;
 
 pub use lld::link;
@@ -31,10 +32,23 @@ pub enum Stage {
     Mlir,
     /// LLVM IR after optimisation, as text.
     Llvm,
-    /// Assembly text.
+    /// Assembly text, of CPUs.
     Asm,
-    /// An ELF object.
+    /// An ELF object, of CPUs.
     Obj,
+    /// Assembly text of GPUs, which is what they are given.
+    Ptx,
+}
+
+impl Stage {
+    /// Whether code for the level has this form.
+    pub fn serves(self, level: Level) -> bool {
+        match self {
+            Stage::Mlir | Stage::Llvm => true,
+            Stage::Asm | Stage::Obj => matches!(level, Level::Cpu(_)),
+            Stage::Ptx => matches!(level, Level::Cuda(_)),
+        }
+    }
 }
 
 /// A tool that refused what it was given: a bug of ours, or a broken installation.

@@ -2,7 +2,7 @@
 
 use kiln_backends::{
     artifact::{self, Parts},
-    cpu,
+    code,
     plan::{PlanOptions, plan},
     weights::Params,
 };
@@ -99,7 +99,7 @@ pub fn build(text: &str, options: &PlanOptions) -> Built {
     let raw: HashMap<String, Vec<u8>> = weights.iter().map(|(k, t)| (k.clone(), t.to_bytes())).collect();
     let verified = kiln_ir::verify(&module).unwrap_or_else(|e| panic!("{e}"));
     let plan = plan(verified, options).unwrap_or_else(|e| panic!("{e}"));
-    let code = cpu::compile(&plan.kernels, &levels(), 2).unwrap_or_else(|e| panic!("{}", e[0]));
+    let code = code::compile(&plan.kernels, &levels(), 2).unwrap_or_else(|e| panic!("{}", e[0]));
     let find = |_, key: &str| raw.get(key).map(Vec::as_slice);
     let params = Params::new(&module, &find, &|_| {}).unwrap();
     let parts = Parts { module: verified, plan: &plan, code: &code, params: &params, producer: "test", rewrites: b"" };

@@ -64,7 +64,7 @@ impl Blocks {
     pub(super) fn new(spec: &Spec, cpu: &Cpu) -> Blocks {
         let (elem, bytes) = if spec.is_wide() { (Elem::F64, 8) } else { (Elem::F32, 4) };
         let tile = 64 / bytes;
-        let lanes = cpu.vector_bytes / bytes as u32;
+        let lanes = cpu.lanes(bytes as u32);
         let vectors = tile / lanes as i64;
         // One register for the broadcast, one for a product where there is no FMA, one vector of a tile.
         let free = cpu.vector_registers as i64 - vectors - 1 - i64::from(!cpu.has_fma);

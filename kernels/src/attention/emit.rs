@@ -68,6 +68,10 @@ impl<'s, 'k> Task<'s, 'k> {
         Ty::new(self.blocks.elem, self.blocks.lanes)
     }
 
+    fn vector_bytes(&self) -> u32 {
+        self.vector().elem.bits() / 8 * self.blocks.lanes
+    }
+
     fn scalar(&self) -> Ty {
         Ty::new(self.blocks.elem, 1)
     }
@@ -179,7 +183,7 @@ impl<'s, 'k> Task<'s, 'k> {
         self.clear_rows(rows, b.key_pitch, count, b.tile.into());
         self.transpose_rows(self.spec.depth.into(), b.key_pitch, |component, query, column| {
             let to = at(self.tile(t).queries, self.vector(), component * b.tile + query);
-            to.store_aligned(column, self.cpu.vector_bytes);
+            to.store_aligned(column, self.vector_bytes());
         });
     }
 
@@ -190,7 +194,7 @@ impl<'s, 'k> Task<'s, 'k> {
             for query in (0..b.tile).step_by(lanes as usize) {
                 let rows = (0..lanes).map(|i| {
                     let from = at(self.memory(self.scratch.rows), self.vector(), column + (query + i) * pitch);
-                    from.load_aligned(self.vector(), self.cpu.vector_bytes)
+                    from.load_aligned(self.vector(), self.vector_bytes())
                 });
                 for (i, v) in transpose(rows.collect()).into_iter().enumerate() {
                     each(column + i as i64, query, v);
@@ -210,7 +214,7 @@ impl<'s, 'k> Task<'s, 'k> {
                 let value = value.float_to(self.blocks.elem);
                 if packed.scale == 1.0 { value } else { value * packed.scale }
             };
-            let put = |column: Ix<'k>, value| at(to, self.vector(), column).store_aligned(value, self.cpu.vector_bytes);
+            let put = |column: Ix<'k>, value| at(to, self.vector(), column).store_aligned(value, self.vector_bytes());
             let whole = width / lanes * lanes;
             k.for_(0, whole, lanes, |column| {
                 let part = Part::All(self.blocks.lanes);
@@ -244,7 +248,7 @@ impl<'s, 'k> Task<'s, 'k> {
         let zero = self.k.zero(self.vector());
         self.k.for_(from, to, 1, |row| {
             self.k.for_(0, pitch, self.blocks.lanes as i64, |column| {
-                at(memory, self.vector(), row * pitch + column).store_aligned(zero, self.cpu.vector_bytes);
+                at(memory, self.vector(), row * pitch + column).store_aligned(zero, self.vector_bytes());
             });
         });
     }
@@ -301,7 +305,7 @@ impl<'s, 'k> Task<'s, 'k> {
         });
         self.transpose_rows(end, pitch, |key, query, column| {
             let to = at(self.memory(self.scratch.bias), self.vector(), key * b.tile + query);
-            to.store_aligned(column, self.cpu.vector_bytes);
+            to.store_aligned(column, self.vector_bytes());
         });
     }
 
@@ -310,7 +314,7 @@ impl<'s, 'k> Task<'s, 'k> {
         let (k, b, lanes) = (self.k, self.blocks, self.blocks.lanes as i64);
         let (tile, rows) = (self.tile(t), self.memory(self.scratch.rows));
         let load = |from: Ptr<'k>, element: Ix<'k>| {
-            at(from, self.vector(), element).load_aligned(self.vector(), self.cpu.vector_bytes)
+            at(from, self.vector(), element).load_aligned(self.vector(), self.vector_bytes())
         };
         for query in (0..b.tile).step_by(lanes as usize) {
             let max = load(tile.state, query.into());
@@ -321,7 +325,7 @@ impl<'s, 'k> Task<'s, 'k> {
                 let columns = (0..lanes).map(|i| load(tile.results, (component + i) * b.tile + query) * factor);
                 for (i, row) in transpose(columns.collect()).into_iter().enumerate() {
                     let to = at(rows, self.vector(), component + (query + i as i64) * b.value_pitch);
-                    to.store_aligned(row, self.cpu.vector_bytes);
+                    to.store_aligned(row, self.vector_bytes());
                 }
             });
         }

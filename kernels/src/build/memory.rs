@@ -70,6 +70,9 @@ impl<'k> Ptr<'k> {
     /// Loads the lanes that `mask` selects; the others are zero and their memory is not touched.
     pub fn load_masked(self, ty: Ty, mask: V<'k>) -> V<'k> {
         let k = self.k();
+        if ty.lanes == 1 {
+            return k.if_else(mask, || vec![self.load(ty)], || vec![k.zero(ty)])[0];
+        }
         let align = k.int_attr(32, (ty.elem.bits() / 8) as i64);
         k.op1("llvm.intr.masked.load", &[self.0, mask, k.zero(ty)], ty, &[("alignment", align)])
     }
@@ -87,6 +90,9 @@ impl<'k> Ptr<'k> {
     /// Stores the lanes that `mask` selects.
     pub fn store_masked(self, value: V<'k>, mask: V<'k>) {
         let k = self.k();
+        if value.ty.lanes == 1 {
+            return k.if_(mask, || self.store(value));
+        }
         let align = k.int_attr(32, (value.ty.elem.bits() / 8) as i64);
         k.op("llvm.intr.masked.store", &[value.raw(), self.0.raw(), mask.raw()], &[], &[("alignment", align)]);
     }

@@ -19,7 +19,7 @@ use melior::{
     ir::{
         Attribute, Block, BlockLike, BlockRef, Identifier, Location, Module, Region, RegionLike, Type, Value,
         ValueLike,
-        attribute::{FlatSymbolRefAttribute, IntegerAttribute, StringAttribute, TypeAttribute},
+        attribute::{DenseI32ArrayAttribute, FlatSymbolRefAttribute, IntegerAttribute, StringAttribute, TypeAttribute},
         operation::{OperationBuilder, OperationLike},
         r#type::{FunctionType, IntegerType},
     },
@@ -176,6 +176,17 @@ impl<'k> Builder<'k> {
             self.op(name, &operands, &result, attrs)[0]
         };
         V::from_parts(self, ty, &(0..ty.parts as usize).map(apply).collect::<Vec<_>>())
+    }
+
+    /// Calls an LLVM intrinsic that MLIR has no operation for.
+    pub fn call_intrinsic(&'k self, name: &str, operands: &[V<'k>], ty: Ty) -> V<'k> {
+        let list = |values: &[i32]| DenseI32ArrayAttribute::new(self.context, values).into();
+        let attrs = [
+            ("intrin", StringAttribute::new(self.context, name).into()),
+            ("operandSegmentSizes", list(&[operands.len() as i32, 0])),
+            ("op_bundle_sizes", list(&[])),
+        ];
+        self.op1("llvm.call_intrinsic", operands, ty, &attrs)
     }
 
     /// An integer attribute of `bits` bits.

@@ -5,9 +5,7 @@ use melior::{
     Context,
     ir::{
         Attribute, Type, Value,
-        attribute::{
-            DenseElementsAttribute, DenseI32ArrayAttribute, FloatAttribute, IntegerAttribute, StringAttribute,
-        },
+        attribute::{DenseElementsAttribute, DenseI32ArrayAttribute, FloatAttribute, IntegerAttribute},
         r#type::IntegerType,
     },
 };
@@ -78,7 +76,7 @@ pub struct Ty {
 }
 
 /// The most parts of a value.
-pub const MAX_PARTS: usize = 8;
+pub const MAX_PARTS: usize = 16;
 
 impl Ty {
     pub const I1: Ty = Ty::new(Elem::I1, 1);
@@ -362,16 +360,8 @@ impl<'k> V<'k> {
 
     /// Truncates and saturates; NaN gives 0.
     pub fn float_to_int_saturating(self, elem: Elem, signed: bool) -> V<'k> {
-        // MLIR has no operation of its own for these.
         let name = if signed { "llvm.fptosi.sat" } else { "llvm.fptoui.sat" };
-        let context = self.k.context();
-        let list = |values: &[i32]| DenseI32ArrayAttribute::new(context, values).into();
-        let attrs = [
-            ("intrin", StringAttribute::new(context, name).into()),
-            ("operandSegmentSizes", list(&[1, 0])),
-            ("op_bundle_sizes", list(&[])),
-        ];
-        self.k.op1("llvm.call_intrinsic", &[self], self.ty.of(elem), &attrs)
+        self.k.call_intrinsic(name, &[self], self.ty.of(elem))
     }
 
     /// A scalar in every lane.

@@ -50,7 +50,7 @@ struct Units<'k> {
 impl<'s, 'k> Emitter<'s, 'k> {
     pub(super) fn new(spec: &'s Spec, kernel: &'s Kernel<'k>, cpu: &'static Cpu) -> Self {
         let bytes = spec.sum_elem().bytes() as u32;
-        let lanes = cpu.vector_bytes / bytes;
+        let lanes = cpu.lanes(bytes);
         let many = cpu.vector_registers >= 32;
         // Sums of all gates, a row of the weight and an element of the state fit the registers.
         let heights: &[i64] = match (many, cpu.has_fma) {

@@ -84,7 +84,7 @@ impl<'s, 'k> Task<'s, 'k> {
     }
 
     fn vector(&self) -> Ty {
-        Ty::new(self.sum, self.cpu.vector_bytes / (self.sum.bits() / 8))
+        Ty::new(self.sum, self.cpu.lanes(self.sum.bits() / 8))
     }
 
     /// Vectors of a row of a tile of sums.

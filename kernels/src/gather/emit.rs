@@ -101,7 +101,7 @@ impl<'s, 'k> Task<'s, 'k> {
             });
         }
         let contiguous = table.is(1) && output.is(1);
-        let lanes = if contiguous { self.cpu.vector_bytes / self.table.elem.bytes() as u32 } else { 1 };
+        let lanes = if contiguous { self.cpu.lanes(self.table.elem.bytes() as u32) } else { 1 };
         let masked = contiguous && masks(self.cpu, [self.table.elem]);
         vectors(self.k, (0.into(), sizes[0]), lanes, masked, |i, part| {
             let value = self.table.load(self.table.step(from, i * table), table, part);

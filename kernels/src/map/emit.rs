@@ -46,7 +46,7 @@ pub(crate) fn bits(elem: ElemType) -> ElemType {
 pub(crate) fn lanes(expr: &Expr, output: ElemType, cpu: &Cpu) -> u32 {
     let bytes = |elem: Elem| elem.bits().div_ceil(8);
     let widest = expr.insts().iter().map(|(_, e)| bytes(register(*e))).chain([bytes(memory(output))]).max();
-    cpu.vector_bytes / widest.unwrap_or(1)
+    cpu.lanes(widest.unwrap_or(1))
 }
 
 impl<'s, 'k> Task<'s, 'k> {

@@ -319,7 +319,9 @@ impl<'k, 'a> Emitter<'k, 'a> {
                     self.a_copy.offset(elem, self.a_copy_offset(part, row - task.block))
                 };
                 let partial = self.partial.offset(elem, (row - from) * self.micro.tiling.columns());
-                self.k.if_(last, || self.prefetch(&task.batch, row, to, column));
+                if self.cpu.prefetches {
+                    self.k.if_(last, || self.prefetch(&task.batch, row, to, column));
+                }
                 let height = self.micro.call(self.symbol, to - row, a, b, partial, len);
                 self.k.if_(last, || self.epilogue(&task.batch, row, height, column, partial));
                 vec![(row + height).v(self.k)]

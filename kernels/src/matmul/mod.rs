@@ -14,6 +14,7 @@
 
 pub mod pack;
 
+mod cuda;
 mod emit;
 mod tile;
 
@@ -21,6 +22,7 @@ use crate::{
     Buffer, Cost, Family,
     abi::{self, ModuleBuilder},
     cpu::Cpu,
+    cuda::{Grid, Sm},
 };
 use kiln_ir::{Dim, ElemType, scalar::Expr};
 
@@ -215,5 +217,13 @@ impl Family for Spec {
 
     fn emit(&self, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu) {
         emit::emit(self, module, symbol, cpu);
+    }
+
+    fn grid(&self, _: Sm) -> Grid {
+        cuda::grid(self)
+    }
+
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
+        cuda::emit(self, module, symbol);
     }
 }

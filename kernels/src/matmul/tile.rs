@@ -2,7 +2,7 @@
 
 use crate::{
     build::{self, Ix, Linkage, Ptr, Ty, V},
-    cpu::{Cpu, CpuLevel},
+    cpu::Cpu,
     matmul::{Rhs, Spec, TASK_COLUMNS, pack::PANEL},
     scalar::{Access, register},
 };
@@ -26,15 +26,15 @@ pub(super) struct Tiling {
 impl Tiling {
     /// Sums and one row of B must fit the registers; with them and without FMA also a product.
     pub(super) fn of(cpu: &Cpu, sum_bytes: u32) -> Tiling {
-        let (panels, heights): (i64, &[i64]) = match (cpu.level, sum_bytes) {
-            (CpuLevel::X86V4, 4) => (2, &[12, 8, 4, 2, 1]),
-            (CpuLevel::X86V4, _) => (1, &[12, 8, 4, 2, 1]),
-            (CpuLevel::X86V3 | CpuLevel::Aarch64, 4) => (1, &[6, 4, 2, 1]),
-            (CpuLevel::X86V2, 4) => (1, &[3, 2, 1]),
-            (CpuLevel::X86V3, _) => (1, &[3, 2, 1]),
-            (CpuLevel::Aarch64 | CpuLevel::X86V2, _) => (1, &[2, 1]),
+        let lanes = cpu.lanes(sum_bytes);
+        let (panels, heights): (i64, &[i64]) = match (cpu.vector_registers, lanes) {
+            (32.., 16) => (2, &[12, 8, 4, 2, 1]),
+            (32.., 8) => (1, &[12, 8, 4, 2, 1]),
+            (32.., 4) | (_, 8) => (1, &[6, 4, 2, 1]),
+            (_, 4) => (1, &[3, 2, 1]),
+            _ => (1, &[2, 1]),
         };
-        Tiling { lanes: cpu.vector_bytes / sum_bytes, panels, heights }
+        Tiling { lanes, panels, heights }
     }
 
     pub(super) fn columns(&self) -> i64 {
@@ -64,6 +64,7 @@ pub(super) struct MicroKernels {
     pub a_row: i64,
     /// Whether the sums start from the partial result or from zero.
     pub accumulate: bool,
+    pub prefetches: bool,
 }
 
 impl MicroKernels {
@@ -79,6 +80,7 @@ impl MicroKernels {
             sums: Ty::new(register(spec.sum_elem()), tiling.lanes),
             a_row,
             accumulate: spec.k.as_const().is_none_or(|k| k > spec.k_part()),
+            prefetches: cpu.prefetches,
         }
     }
 
@@ -143,7 +145,7 @@ impl MicroKernels {
         }
         // One step of k: `sums[row][vector] += a[row][k] * b[k][vector]`.
         let step = |at: Ix<'k>, sums: &[V<'k>]| -> Vec<V<'k>> {
-            for panel in b {
+            for panel in b.iter().filter(|_| self.prefetches) {
                 panel.offset(self.b.memory().elem, at * PANEL).bytes(PREFETCH_BYTES).prefetch(3);
             }
             let b: Vec<V> = (0..vectors)

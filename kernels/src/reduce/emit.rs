@@ -193,7 +193,7 @@ fn lanes(spec: &Spec, cpu: &Cpu) -> Lanes {
     let widest = spec.prologue.insts().iter().map(|(_, elem)| elem.bytes()).max().unwrap_or(own);
     let register = scalar::register(spec.prologue.elem()).bits().div_ceil(8) as usize;
     let bytes = register.max(if argmax { 4 } else { widest.min(4) });
-    let vector = cpu.vector_bytes / bytes as u32;
+    let vector = cpu.lanes(bytes as u32);
     let near = |stride: &kiln_ir::Dim| stride.is(0) || stride.is(1);
     let moved = spec.moved();
     let masked = match spec.vector_axis() {

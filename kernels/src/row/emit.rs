@@ -47,7 +47,7 @@ impl<'s, 'k> Task<'s, 'k> {
         let near = spec.inputs.iter().all(|a| a.strides.last().is_some_and(|s| s.is(0) || s.is(1)));
         let stores = spec.output.strides.last().is_some_and(|s| s.is(1));
         let masked = near && stores && masks(cpu, accesses().map(|a| a.elem));
-        let lanes = cpu.vector_bytes / elem.bytes() as u32;
+        let lanes = cpu.lanes(elem.bytes() as u32);
         let length = kernel.size(&spec.inner);
         let direct = spec.direct();
         Task { spec, kernel, k: kernel.k, elem, lanes, masked, inputs, output, length, direct }

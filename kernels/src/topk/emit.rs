@@ -30,7 +30,7 @@ impl<'s, 'k> Task<'s, 'k> {
             spec,
             kernel,
             k: kernel.k,
-            lanes: cpu.vector_bytes / bytes,
+            lanes: cpu.lanes(bytes),
             input: View::new(kernel, 0, &spec.input, cpu),
             values: View::new(kernel, 1, &spec.values, cpu),
             indices: View::new(kernel, 2, &spec.indices, cpu),

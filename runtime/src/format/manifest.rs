@@ -90,10 +90,11 @@ pub enum Lifetime {
 /// One kind of machine the artifact has code for.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct TargetInfo {
-    /// As on the command line: `cpu:x86-64-v3`.
+    /// As on the command line: `cpu:x86-64-v3`, `cuda:sm_80`.
     pub name: String,
     pub level: Level,
-    /// What the code needs beyond `level`, by the names of `is_x86_feature_detected!`.
+    /// What the code needs beyond `level`: by the names of `is_x86_feature_detected!`, or as `ptx8.0` what a GPU's driver
+    /// must understand.
     pub features: Vec<String>,
     /// What a [`Step::Launch`](super::Step::Launch) refers to by index. Several may name one symbol.
     pub kernels: Vec<Kernel>,
@@ -102,10 +103,21 @@ pub struct TargetInfo {
 /// A function of a code section, and what it computes for whom.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Kernel {
-    /// The ELF symbol.
+    /// The ELF symbol, or the name of the PTX entry.
     pub symbol: String,
     /// The node of the model it came from, for traces and errors.
     pub label: String,
+    /// How a GPU runs it. None for CPUs.
+    pub grid: Option<Grid>,
+}
+
+/// The blocks of a GPU kernel's grid: as many as its tasks need, or fewer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Grid {
+    /// Threads of a block.
+    pub threads: u32,
+    /// Tasks that a block does at a time.
+    pub block_tasks: u32,
 }
 
 /// The instruction set a target's code is made of. The order is the loader's preference, the best one last.
@@ -115,10 +127,19 @@ pub enum Level {
     X86_64V3,
     X86_64V4,
     Aarch64,
+    /// GPUs of compute capability 8.0 and later.
+    Sm80,
+    /// GPUs of compute capability 9.0.
+    Sm90a,
 }
 
 impl Level {
-    pub const ALL: [Level; 4] = [Level::X86_64V2, Level::X86_64V3, Level::X86_64V4, Level::Aarch64];
+    pub const ALL: [Level; 6] =
+        [Level::X86_64V2, Level::X86_64V3, Level::X86_64V4, Level::Aarch64, Level::Sm80, Level::Sm90a];
+
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Level::Sm80 | Level::Sm90a)
+    }
 
     /// The level's name, such as `x86-64-v3`.
     pub fn name(self) -> &'static str {
@@ -127,6 +148,8 @@ impl Level {
             Level::X86_64V3 => "x86-64-v3",
             Level::X86_64V4 => "x86-64-v4",
             Level::Aarch64 => "aarch64",
+            Level::Sm80 => "sm_80",
+            Level::Sm90a => "sm_90a",
         }
     }
 }

@@ -5,7 +5,7 @@
 //! 4096   weights                tensors at 64-byte boundaries, used in place
 //! ...    manifest               `Manifest`, in postcard
 //! ...    plans, one a target    `Vec<Plan>`, one for each entry, in postcard
-//! ...    code, one a target     an ELF shared object without undefined symbols
+//! ...    code, one a target     an ELF shared object without undefined symbols, or PTX text
 //! ...    rewrites               opaque bytes
 //! ...    hashes                 BLAKE3 of every 1 MiB chunk of every section, padding included
 //! ```
@@ -28,7 +28,9 @@ pub use elem::ElemType;
 pub use expr::{MAX_EXTENT, SizeError, SizeExpr, SizeOp};
 pub use header::{CHUNK, FORMAT_VERSION, HEADER_LEN, MAGIC, Section, SectionKind, WEIGHT_ALIGN};
 pub(crate) use header::{Header, SIGNATURE_AT, section_of};
-pub use manifest::{Entry, Kernel, Level, Lifetime, MAX_KEY_LEN, Manifest, Port, State, Symbol, TargetInfo, UNBOUNDED};
+pub use manifest::{
+    Entry, Grid, Kernel, Level, Lifetime, MAX_KEY_LEN, Manifest, Port, State, Symbol, TargetInfo, UNBOUNDED,
+};
 pub use plan::{Arg, Block, Count, Plan, Step};
 pub(crate) use read::{Parsed, parse};
 pub use validate::{MAX_NESTING, check_manifest, check_plans};

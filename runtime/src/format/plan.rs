@@ -7,6 +7,11 @@
 //! `scratch` is the calling worker's own, 64-byte aligned, and keeps nothing between calls. It returns 0, or 1 when it
 //! met an index out of range, or 16 plus the number of a loop inside that ran more often than it may; the other values
 //! are reserved and are errors.
+//!
+//! A GPU kernel is the PTX entry `(ptr bufs.., i64 sizes.., i64 tasks, ptr scratch, ptr status)`, launched by blocks as its
+//! [`Grid`](super::Grid) says; any number of blocks does all tasks. The last of the launch's `sizes` is the number of
+//! scratch bytes of one task: `scratch` has them for `block_tasks` tasks of every block. `status`, an i32, is set to what a
+//! CPU kernel would return where that is not 0. Buffers at offset 0 are aligned to 256 bytes.
 
 use super::SizeExpr;
 use serde::{Deserialize, Serialize};

@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 pub const MAX_NESTING: usize = 64;
 const MAX_RANK: usize = 16;
 const MAX_ARGS: usize = 1024;
+/// The most threads of a block of a GPU's grid.
+const MAX_BLOCK: u32 = 1024;
 
 /// Checks names, ranks, formulas and symbols.
 pub fn check_manifest(manifest: &Manifest) -> Result<()> {
@@ -37,6 +39,18 @@ pub fn check_manifest(manifest: &Manifest) -> Result<()> {
             let bad = target.kernels.iter().find(|k| k.symbol.is_empty() || k.symbol.contains('\0'));
             if let Some(k) = bad {
                 return Err(format!("target {} has a kernel with the symbol {:?}", target.name, k.symbol));
+            }
+            for k in &target.kernels {
+                let well = match k.grid {
+                    None => !target.level.is_gpu(),
+                    Some(grid) => {
+                        let threads = (1..=MAX_BLOCK).contains(&grid.threads);
+                        target.level.is_gpu() && threads && (1..=MAX_BLOCK).contains(&grid.block_tasks)
+                    }
+                };
+                if !well {
+                    return Err(format!("target {}, kernel {}: the grid {:?}", target.name, k.symbol, k.grid));
+                }
             }
         }
         Ok(())

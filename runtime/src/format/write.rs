@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub struct TargetCode<'a> {
     /// One for each entry of the manifest, in its order.
     pub plans: &'a [Plan],
-    /// An ELF shared object without undefined symbols.
+    /// An ELF shared object without undefined symbols, or PTX text.
     pub code: &'a [u8],
 }
 

@@ -58,9 +58,11 @@ impl Model {
     /// Symbol 0 is `n`, 1 to 1000; symbol 1 is `even`, 2 to 64 in steps of 2.
     pub fn new() -> Model {
         let symbol = |name: &str, min, max, multiple_of| Symbol { name: name.into(), min, max, multiple_of };
-        let kernels = kernels::TABLE
-            .iter()
-            .map(|(symbol, _)| Kernel { symbol: (*symbol).into(), label: format!("node_{symbol}") });
+        let kernels = kernels::TABLE.iter().map(|(symbol, _)| Kernel {
+            symbol: (*symbol).into(),
+            label: format!("node_{symbol}"),
+            grid: None,
+        });
         let target = |name: &str, level| TargetInfo {
             name: name.into(),
             level,

@@ -1,0 +1,77 @@
+//! The GPUs code is made for, how kernels are launched on them, and what a thread knows of itself.
+
+use crate::{
+    Family,
+    build::{Elem, Ix, K, Ty},
+};
+use kiln_ir::Dim;
+
+/// An architecture of streaming multiprocessors.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Sm {
+    /// Ampere, and what came after it.
+    Sm80,
+    /// Hopper alone.
+    Sm90a,
+}
+
+impl Sm {
+    pub const ALL: [Sm; 2] = [Sm::Sm80, Sm::Sm90a];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Sm::Sm80 => "sm_80",
+            Sm::Sm90a => "sm_90a",
+        }
+    }
+
+    /// The version of PTX that the code is written in, as major and minor: the first that has all instructions used.
+    /// The driver must know it, as those of CUDA 11.0 and 12.0 and later do.
+    pub const fn ptx(self) -> (u32, u32) {
+        match self {
+            Sm::Sm80 => (7, 0),
+            Sm::Sm90a => (8, 0),
+        }
+    }
+}
+
+/// How a kernel is launched: `tasks` tasks, of which a block does `block_tasks` at a time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Grid {
+    pub tasks: Dim,
+    /// Threads of a block.
+    pub threads: u32,
+    pub block_tasks: u32,
+    /// Scratch bytes for each task that is under way.
+    pub scratch_bytes: Dim,
+}
+
+/// Threads of a block of a plain kernel.
+const PLAIN_THREADS: u32 = 128;
+
+impl Grid {
+    /// A task a thread.
+    pub fn plain(family: &impl Family) -> Grid {
+        Grid {
+            tasks: family.tasks(),
+            threads: PLAIN_THREADS,
+            block_tasks: PLAIN_THREADS,
+            scratch_bytes: family.scratch_bytes(),
+        }
+    }
+}
+
+fn register<'k>(k: K<'k>, name: &str) -> Ix<'k> {
+    let value = k.call_intrinsic(&format!("llvm.nvvm.read.ptx.sreg.{name}"), &[], Ty::I32);
+    Ix::Value(value.int_to(Elem::I64, false))
+}
+
+/// The number of this thread in the grid.
+pub fn thread(k: K<'_>) -> Ix<'_> {
+    register(k, "ctaid.x") * register(k, "ntid.x") + register(k, "tid.x")
+}
+
+/// The number of threads in the grid.
+pub fn threads(k: K<'_>) -> Ix<'_> {
+    register(k, "nctaid.x") * register(k, "ntid.x")
+}

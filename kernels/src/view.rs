@@ -66,6 +66,7 @@ impl<'k> View<'k> {
         let lanes = part.lanes();
         let moves = self.moves(lanes);
         match (stride.as_const(), part) {
+            (_, Part::Masked(1, mask)) => moves.load_masked(from, mask),
             _ if lanes == 1 => moves.load(from),
             (Some(0), _) => moves.load_broadcast(from),
             (Some(1), Part::All(_)) => moves.load(from),
@@ -79,6 +80,7 @@ impl<'k> View<'k> {
         let moves = self.moves(part.lanes());
         match (stride.as_const(), part) {
             (_, Part::All(1)) => moves.store(to, value),
+            (_, Part::Masked(1, mask)) => moves.store_masked(to, value, mask),
             (Some(1), Part::All(_)) => moves.store(to, value),
             (Some(1), Part::Masked(_, mask)) => moves.store_masked(to, value, mask),
             (_, Part::All(lanes)) => {

@@ -74,7 +74,7 @@ impl Compiler {
         Compiler { mlir, diagnostics }
     }
 
-    /// Compiles what `emit` builds for `level`, up to `stage`; `name` is for messages.
+    /// Compiles what `emit` builds for `level`, up to `stage`; `name` is for messages, and of a GPU that of the kernel.
     pub fn compile(
         &self,
         name: &str,
@@ -145,13 +145,16 @@ impl Compiler {
             for (key, value) in target::function_attributes(level) {
                 function.add_attribute(AttributeLoc::Function, llvm.create_string_attribute(key, value));
             }
-            if let Convention::Cuda { threads, .. } = convention
-                && function.count_basic_blocks() > 0
-                && function.get_linkage() == Linkage::External
-            {
-                function.set_call_conventions(PTX_KERNEL);
-                let threads = llvm.create_string_attribute("nvvm.reqntid", &threads.to_string());
-                function.add_attribute(AttributeLoc::Function, threads);
+            match convention {
+                Convention::Cuda { threads, .. } if function.get_name().to_bytes() == name.as_bytes() => {
+                    function.set_call_conventions(PTX_KERNEL);
+                    let threads = llvm.create_string_attribute("nvvm.reqntid", &threads.to_string());
+                    function.add_attribute(AttributeLoc::Function, threads);
+                }
+                Convention::Cuda { .. } if function.count_basic_blocks() > 0 => {
+                    function.set_linkage(Linkage::Internal);
+                }
+                _ => {}
             }
         }
         let foreign =

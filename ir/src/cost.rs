@@ -28,10 +28,14 @@ impl Cost {
 
 /// The cost of one node of a verified module with its regions.
 pub fn node(m: &Module, node: Node) -> Cost {
+    node_of(m, node, &|_| true)
+}
+
+fn node_of(m: &Module, node: Node, counts: &dyn Fn(Node) -> bool) -> Cost {
     let data = &m.nodes[node];
     let results: Vec<Type> = data.results.iter().map(|v| m.ty(*v).clone()).collect();
-    let own = crate::ops::cost(data.op, &m.cx(node), &results);
-    let inner = |n: usize| data.regions.get(n).map_or_else(Cost::zero, |r| region(m, *r));
+    let own = if counts(node) { crate::ops::cost(data.op, &m.cx(node), &results) } else { Cost::zero() };
+    let inner = |n: usize| data.regions.get(n).map_or_else(Cost::zero, |r| region_of(m, *r, counts));
     match data.op {
         Op::Fusion => Cost { flops: own.flops + inner(0).flops, ..own },
         Op::If => own.plus(inner(0).larger(inner(1))),
@@ -57,7 +61,12 @@ pub fn node(m: &Module, node: Node) -> Cost {
 
 /// The cost of the nodes of a region of a verified module.
 pub fn region(m: &Module, region: Region) -> Cost {
-    m.regions[region].nodes.iter().fold(Cost::zero(), |sum, n| sum.plus(node(m, *n)))
+    region_of(m, region, &|_| true)
+}
+
+/// [`region`], where nodes that `counts` turns down have no cost beyond that of their regions.
+pub fn region_of(m: &Module, region: Region, counts: &dyn Fn(Node) -> bool) -> Cost {
+    m.regions[region].nodes.iter().fold(Cost::zero(), |sum, n| sum.plus(node_of(m, *n, counts)))
 }
 
 /// The cost of one call of each entry of a verified module.

@@ -11,6 +11,7 @@ pub mod dim;
 pub mod eval;
 pub mod module;
 pub mod ops;
+pub mod sample;
 pub mod scalar;
 pub mod target;
 pub mod text;

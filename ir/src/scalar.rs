@@ -152,7 +152,7 @@ impl Expr {
                 Inst::Input(n) => inputs[*n as usize],
                 Inst::Index(axis) => Scalar::I(index[*axis as usize]),
                 Inst::Const(literal) => literal.value(),
-                Inst::Unary(f, a) => eval::unary(*f, at(a)),
+                Inst::Unary(f, a) => eval::unary(*f, at(a), *elem),
                 Inst::Binary(f, a, b) => eval::binary(*f, at(a), at(b), *elem),
                 Inst::Compare(f, a, b) => {
                     eval::compare(*f, at(a), at(b), self.insts[a.0 as usize].1.kind() == Kind::Unsigned)
@@ -353,9 +353,10 @@ mod eval {
     use super::{Binary, Compare, ElemType, Kind, Scalar, Unary};
     use Scalar::{F, I};
 
-    pub(super) fn unary(f: Unary, a: Scalar) -> Scalar {
+    pub(super) fn unary(f: Unary, a: Scalar, elem: ElemType) -> Scalar {
         match (f, a) {
             (Unary::Neg, I(a)) => I(a.wrapping_neg()),
+            (Unary::Abs, I(a)) if elem.kind() == Kind::Unsigned => I(a),
             (Unary::Abs, I(a)) => I(a.wrapping_abs()),
             (Unary::Not, a) => I(!a.as_i64()),
             (Unary::Floor | Unary::Ceil | Unary::Round, I(a)) => I(a),

@@ -4,11 +4,7 @@
 //! take. What is known at weight time costs next to nothing, and a view costs little, as most become strides.
 
 use crate::analysis;
-use kiln_ir::{
-    Dim, Module, Node, Op, SymbolFacts, Target, Type, Value,
-    attr::Attrs,
-    ops::{self, Cx},
-};
+use kiln_ir::{Dim, Module, Node, Op, SymbolFacts, Target, Type, Value, attr::Attrs, ops::Cx};
 use std::collections::HashSet;
 
 /// The size at which symbols are compared.
@@ -28,32 +24,20 @@ pub struct Totals {
     pub bytes: Dim,
 }
 
-/// Sums over every live node. What is computed at weight time and views that need no copy count as nodes only; inside a
-/// fusion only arithmetic counts, as only its operands and results move.
+/// Sums over all entries. What is computed at weight time and views that need no copy count as nodes only.
 pub fn totals(m: &Module) -> Totals {
     let known = analysis::weight_time(m);
-    let fused: HashSet<Node> = m
-        .live_nodes()
-        .into_iter()
-        .filter(|n| m.nodes[*n].op == Op::Fusion)
-        .flat_map(|n| m.regions[m.nodes[n].regions[0]].nodes.clone())
-        .collect();
-    let mut sum = Totals { nodes: 0, flops: 0.into(), bytes: 0.into() };
-    for node in m.live_nodes() {
-        sum.nodes += 1;
+    let counts = |node: Node| {
         let data = &m.nodes[node];
         let view = matches!(data.op, Op::Reshape | Op::Broadcast | Op::Slice);
-        if view || (!data.results.is_empty() && data.results.iter().all(|r| known.contains(r))) {
-            continue;
-        }
-        let results: Vec<Type> = data.results.iter().map(|v| m.ty(*v).clone()).collect();
-        let cost = ops::cost(data.op, &m.cx(node), &results);
-        sum.flops = sum.flops + cost.flops;
-        if !fused.contains(&node) {
-            sum.bytes = sum.bytes + cost.bytes;
-        }
+        !view && (data.results.is_empty() || data.results.iter().any(|r| !known.contains(r)))
+    };
+    let (mut flops, mut bytes) = (Dim::from(0), Dim::from(0));
+    for entry in &m.entries {
+        let cost = kiln_ir::cost::region_of(m, entry.body, &counts);
+        (flops, bytes) = (flops + cost.flops, bytes + cost.bytes);
     }
-    sum
+    Totals { nodes: m.live_nodes().len(), flops, bytes }
 }
 
 /// A size at typical values of the symbols, at least zero.

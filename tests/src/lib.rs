@@ -3,6 +3,7 @@
 //! The tests are in `tests/`. Here is what they share with the fuzz targets in `fuzz/`: for each kind of file that may
 //! be hostile, a function that reads any bytes as such a file and panics only where Kiln is at fault.
 
+use kiln_ir::{eval::Limits, sample};
 use kiln_runtime::format::reseal;
 use kiln_runtime::{Artifact, OpenOptions, Verify};
 
@@ -16,15 +17,16 @@ pub fn safetensors(bytes: &[u8]) {
     }
 }
 
-/// A text graph; what parses prints as a text that parses to the same.
+/// A text graph; what parses prints as a text that parses to the same, and may be evaluated.
 pub fn kir(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(module) = kiln_ir::parse(text) else { return };
     let printed = module.to_string();
     let again = kiln_ir::parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}"));
     assert_eq!(again.to_string(), printed);
-    // Either is fine, as long as it ends.
+    // Whatever comes out is fine, as long as something does.
     let _ = kiln_ir::verify(&module);
+    sample::exercise(&module, Limits { elements: 1 << 12, steps: 500 });
 }
 
 /// A circuit in one kind of file, which is asked if it loads.

@@ -1,27 +1,12 @@
 //! The fuzz targets on a fixed number of changed files, the same every time; `KILN_FUZZ_ROUNDS` sets another number.
 //! `fuzz/` runs them without end and guided by coverage.
 
+use kiln_ir::sample::Random;
 use kiln_tests::Target;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const ROUNDS: u64 = 40_000;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
 
 /// Numbers and signs at which readers break.
 const TOKENS: &[&str] =
@@ -35,7 +20,7 @@ fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
         let length = random.below(16).min(bytes.len() - at);
         match random.below(7) {
             0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-            1 if at < bytes.len() => bytes[at] = random.next() as u8,
+            1 if at < bytes.len() => bytes[at] = random.bits() as u8,
             2 => drop(bytes.drain(at..at + length)),
             3 => {
                 let piece = bytes[at..at + length].to_vec();

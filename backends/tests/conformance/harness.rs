@@ -6,72 +6,11 @@ use kiln_backends::{
     plan::{PlanOptions, plan},
     weights::Params,
 };
+pub use kiln_ir::sample::{Domain, Random, tensor};
 use kiln_ir::{ElemType, Module, eval};
 use kiln_kernels::cpu::CpuLevel;
 use kiln_runtime::{Artifact, Session, SessionOptions, TensorView, format::Writer};
 use std::{collections::HashMap, io::Cursor};
-
-/// Numbers that look random and are the same every time.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// In `-1..1`.
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-    }
-
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
-/// What values an input takes.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Domain {
-    /// Floats in -3..3, integers over their whole range where it is small and in -1000..1000 elsewhere.
-    Any,
-    /// Floats in 0.1..3, integers in 1..5.
-    Positive,
-    /// Indices below a size.
-    Below(u64),
-}
-
-/// An input or a weight: random elements, rounded to their type.
-pub fn tensor(random: &mut Random, elem: ElemType, shape: &[usize], domain: Domain) -> eval::Tensor {
-    let n = shape.iter().product::<usize>();
-    let exact = if elem.is_float() {
-        let value = |r: &mut Random| match domain {
-            Domain::Positive => 1.55 + 1.45 * r.unit(),
-            _ => 3.0 * r.unit(),
-        };
-        eval::Tensor::floats(elem, shape, (0..n).map(|_| value(random)).collect())
-    } else {
-        let bits = elem.bytes() as u32 * 8;
-        let value = |r: &mut Random| match (domain, elem) {
-            (Domain::Below(n), _) => r.below(n) as i64,
-            (Domain::Positive, _) => 1 + r.below(4) as i64,
-            (_, ElemType::I1) => r.below(2) as i64,
-            (_, ElemType::I8 | ElemType::I16) => r.below(1 << bits) as i64 - (1 << (bits - 1)),
-            (_, ElemType::U8 | ElemType::U16) => r.below(1 << bits) as i64,
-            (_, ElemType::U32 | ElemType::U64) => r.below(1000) as i64,
-            _ => r.below(2000) as i64 - 1000,
-        };
-        eval::Tensor::ints(elem, shape, (0..n).map(|_| value(random)).collect())
-    };
-    let bytes = exact.to_bytes();
-    eval::Tensor::from_bytes(elem, shape, &bytes).expect("bytes of its own")
-}
 
 /// A compiled module.
 pub struct Built {
@@ -89,7 +28,7 @@ pub fn levels() -> Vec<CpuLevel> {
 /// Parses, verifies and compiles a module for all levels of this machine; its weights are random.
 pub fn build(text: &str, options: &PlanOptions) -> Built {
     let module = kiln_ir::parse(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    let mut random = Random::new(7);
+    let mut random = Random(7);
     let mut weights = HashMap::new();
     for param in module.params.values() {
         let ty = module.ty(param.value);
@@ -121,7 +60,7 @@ impl Built {
     ) -> Vec<String> {
         let m = &self.module;
         let body = m.entry(entry).unwrap().body;
-        let mut random = Random::new(symbols.iter().fold(11, |s, (_, v)| s * 31 + *v as u64));
+        let mut random = Random(symbols.iter().fold(11, |s, (_, v)| s * 31 + *v as u64));
         let value = |s: kiln_ir::Symbol| symbols.iter().find(|(n, _)| *n == s.name()).map(|(_, v)| *v);
         let mut inputs = HashMap::new();
         for arg in &m.regions[body].args {

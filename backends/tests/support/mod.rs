@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use kiln_backends::llvm::{Compiler, Stage, link};
+pub use kiln_ir::sample::Random;
 use kiln_kernels::{abi::ModuleBuilder, cpu::CpuLevel};
 use std::{
     ffi::{CStr, CString, c_void},
@@ -100,26 +101,4 @@ impl Drop for Aligned {
 /// The levels this machine can run.
 pub fn native_levels() -> Vec<CpuLevel> {
     CpuLevel::ALL.into_iter().filter(|level| level.is_native()).collect()
-}
-
-/// A fast generator of a fixed sequence.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in -1..1.
-    pub fn float(&mut self) -> f32 {
-        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    pub fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.float()).collect()
-    }
 }

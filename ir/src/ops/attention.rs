@@ -3,7 +3,12 @@
 //! `bhsd`: `q` is `[B,H,S,D]`, `k` `[B,G,T,D]`, `v` `[B,G,T,E]`, the result `[B,H,S,E]`; `bshd` has axes 1 and 2
 //! swapped in all four. `H` is a multiple of `G` (grouped queries: query head h reads key head h / (H/G)). `mask`
 //! broadcasts to `[B,H,S,T]`: added if float; if `i1`, positions where it is false take no part. `causal` lets query `s`
-//! see keys up to `s + T - S`. A row that may see nothing gives 0.
+//! see keys up to `s + T - S`.
+//!
+//! A row that may see nothing, by an `i1` mask, by `causal` or by `-inf` in a float mask, gives 0. A float mask that is
+//! merely low everywhere, as the lowest finite number that Hugging Face's models add for padding, hides nothing from
+//! such a row: the scores vanish beside it, all keys weigh alike, and the row gives the mean of the values, as eager
+//! attention does there.
 //!
 //! (C1) Rank 4; batch, depths, and lengths agree. (C2) `H` is a multiple of `G`. (C3) Floats of one type. (C4) The mask
 //! broadcasts to the scores. Dao, "FlashAttention-2" (2023) for the fused evaluation.

@@ -9,6 +9,7 @@ use super::language::{Graph, Head, Term};
 use crate::cost;
 use egg::Id;
 use kiln_ir::Target;
+use petgraph::{algo::is_cyclic_directed, graphmap::DiGraphMap, visit::DfsPostOrder};
 use std::collections::{HashMap, HashSet};
 
 /// Sweeps over all classes; each makes costs fall, and few are needed as children come before parents.
@@ -230,29 +231,26 @@ fn own_cost(graph: &Graph, target: &Target, class: Id, term: &Term) -> u64 {
 
 /// The classes that the roots need, operands first; `None` when the choices form a cycle.
 pub(super) fn order(graph: &Graph, chosen: &HashMap<Id, Term>, roots: &[Id]) -> Option<Vec<Id>> {
-    #[derive(PartialEq)]
-    enum State {
-        Open,
-        Done,
-    }
-    let mut state: HashMap<Id, State> = HashMap::new();
-    let mut order = vec![];
-    let mut stack: Vec<(Id, bool)> = roots.iter().rev().map(|r| (graph.find(*r), false)).collect();
-    while let Some((class, leaving)) = stack.pop() {
-        if leaving {
-            state.insert(class, State::Done);
-            order.push(class);
+    let mut needs = DiGraphMap::<Id, ()>::new();
+    let mut left: Vec<Id> = roots.iter().map(|r| graph.find(*r)).collect();
+    while let Some(class) = left.pop() {
+        if needs.contains_node(class) && needs.neighbors(class).next().is_some() {
             continue;
         }
-        match state.get(&class) {
-            Some(State::Done) => continue,
-            Some(State::Open) => return None,
-            None => {}
+        needs.add_node(class);
+        // The walk takes the edge that was added last first.
+        for child in chosen.get(&class)?.children.iter().rev().map(|c| graph.find(*c)) {
+            needs.add_edge(class, child, ());
+            left.push(child);
         }
-        state.insert(class, State::Open);
-        stack.push((class, true));
-        let children = chosen.get(&class)?.children.iter().rev().map(|c| graph.find(*c));
-        stack.extend(children.filter(|c| state.get(c) != Some(&State::Done)).map(|c| (c, false)));
+    }
+    if is_cyclic_directed(&needs) {
+        return None;
+    }
+    let (mut walk, mut order) = (DfsPostOrder::empty(&needs), vec![]);
+    for root in roots {
+        walk.move_to(graph.find(*root));
+        order.extend(std::iter::from_fn(|| walk.next(&needs)));
     }
     Some(order)
 }

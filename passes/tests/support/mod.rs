@@ -1,51 +1,17 @@
 //! What the tests of passes share: seeded evaluation and comparison.
 
 use kiln_ir::{
-    Dim, ElemType, Module, Param, Symbol, Type,
+    Dim, Module, Param, Symbol, Type,
     eval::{self, Data, Tensor},
     ops::Tolerance,
+    sample::{self, Domain, Random},
 };
 use std::collections::HashMap;
-
-/// Numbers that look random and are the same on every run.
-pub(crate) struct Seeded(u64);
-
-impl Seeded {
-    pub(crate) fn new(text: &str, seed: u64) -> Seeded {
-        let hash =
-            text.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        Seeded(hash | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn float(&mut self) -> f64 {
-        f64::from((self.next() % 3001) as i32 - 1500) / 1000.0
-    }
-
-    fn tensor(&mut self, elem: ElemType, shape: Vec<usize>) -> Tensor {
-        let count = shape.iter().product();
-        match elem.is_float() {
-            true => Tensor::floats(elem, shape, (0..count).map(|_| self.float()).collect()),
-            // Small, so that they are also valid as indices.
-            false => Tensor::ints(elem, shape, (0..count).map(|_| (self.next() % 2) as i64).collect()),
-        }
-    }
-}
 
 /// A size for each symbol: small, different from the others where its range allows.
 fn sizes(m: &Module, round: usize) -> HashMap<Symbol, i64> {
     let small = [2, 3, 5, 4, 7, 6];
-    let pick = |(i, f): (usize, &kiln_ir::SymbolFacts)| {
-        let wanted = small[(i + round) % small.len()];
-        let multiple = (wanted + f.multiple_of - 1) / f.multiple_of * f.multiple_of;
-        (f.symbol, multiple.clamp(f.min, f.max) / f.multiple_of * f.multiple_of)
-    };
+    let pick = |(i, f): (usize, &kiln_ir::SymbolFacts)| (f.symbol, sample::size(f, small[(i + round) % small.len()]));
     m.symbols.iter().enumerate().map(pick).collect()
 }
 
@@ -54,12 +20,17 @@ fn shape(ty: &Type, sizes: &HashMap<Symbol, i64>) -> Vec<usize> {
     ty.dims.iter().map(|d| size(d).unwrap_or_else(|| panic!("{ty} has no size"))).collect()
 }
 
+/// The same tensor for the same name and round.
+fn seeded(name: &str, round: usize, ty: &Type, sizes: &HashMap<Symbol, i64>) -> Tensor {
+    sample::tensor(&mut Random::named(name, round as u64), ty.elem, &shape(ty, sizes), Domain::Small)
+}
+
 /// Outputs of every entry on seeded inputs and weights; the same for modules with the same interface.
 pub(crate) fn outputs(m: &Module, round: usize) -> Vec<(String, Tensor)> {
     let sizes = sizes(m, round);
     let weights = |p: Param| {
         let data = &m.params[p];
-        Ok(Seeded::new(&data.key, round as u64).tensor(m.ty(data.value).elem, shape(m.ty(data.value), &sizes)))
+        Ok(seeded(&data.key, round, m.ty(data.value), &sizes))
     };
     let mut all = vec![];
     for entry in &m.entries {
@@ -67,7 +38,7 @@ pub(crate) fn outputs(m: &Module, round: usize) -> Vec<(String, Tensor)> {
         let inputs = args
             .map(|a| {
                 let name = m.show(*a).trim_start_matches('%').to_string();
-                let tensor = Seeded::new(&name, round as u64).tensor(m.ty(*a).elem, shape(m.ty(*a), &sizes));
+                let tensor = seeded(&name, round, m.ty(*a), &sizes);
                 (name, tensor)
             })
             .collect();

@@ -2,8 +2,8 @@
 
 use super::blocks::Blocks;
 use crate::{
-    build::{Cmp, Elem, Ix, K, Ptr, Ty, V},
-    scalar::functions,
+    build::{Cmp, Ix, K, Ptr, Ty, V},
+    scalar::functions::exp_nonpositive,
     view::at,
 };
 
@@ -32,29 +32,6 @@ pub(super) struct Tile<'k> {
     pub queries: Ptr<'k>,
     pub results: Ptr<'k>,
     pub state: Ptr<'k>,
-}
-
-/// `exp(x)` for `x <= 0` within 1e-7 of the result plus `6e-8 |x|` of it; exactly 0 below -88 and NaN for NaN. The
-/// general function also serves denormal results and overflow at almost twice the cost.
-fn exp_nonpositive(x: V<'_>) -> V<'_> {
-    if x.ty.elem == Elem::F64 {
-        return functions::exp(x);
-    }
-    const P: [f64; 5] =
-        [0.6931469775872199, 0.24022242085843432, 0.05550733773788594, 0.00967151263844407, 0.001326471434943281];
-    const MAGIC: f64 = 12582912.0;
-    let y = x * std::f64::consts::LOG2_E;
-    // At -127 the power of two below has exponent bits 0, which is zero.
-    let y = y.like(-127.0).max_or(y);
-    let shifted = y + MAGIC;
-    let r = y - (shifted - MAGIC);
-    let bits = shifted.bitcast(Elem::I32) - f64::from(0x4b40_0000 - 127);
-    let power = bits.shl(23).bitcast(Elem::F32);
-    let mut p = r.like(P[4]);
-    for c in P[..4].iter().rev() {
-        p = p.fma(r, r.like(*c));
-    }
-    p.fma(r, r.like(1.0)) * power
 }
 
 impl<'k> Tile<'k> {

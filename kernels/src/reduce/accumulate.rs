@@ -12,11 +12,12 @@ use kiln_ir::{
     types::Kind as ElemKind,
 };
 
-/// What is combined: states of one value, or for [`Kind::Argmax`] of a value and its position as i64.
+/// What is combined: states of `count` values side by side, or for [`Kind::Argmax`] of a value and its position as i64.
 #[derive(Clone, Copy)]
 pub(crate) struct Combine {
     pub kind: Kind,
     pub elem: ElemType,
+    pub count: usize,
 }
 
 /// Vectors of a run of elements: wide ones, which are several registers, then single ones, then the rest under a mask
@@ -48,22 +49,23 @@ impl Combine {
         match self.kind {
             // Position 0 is right where no element exceeds the neutral value: all of them equal it.
             Kind::Argmax => vec![value, k.int(Ty::new(Ty::I64.elem, lanes), 0)],
-            _ => vec![value],
+            _ => vec![value; self.count],
         }
     }
 
     pub(crate) fn merge<'k>(self, a: &[V<'k>], b: &[V<'k>]) -> Vec<V<'k>> {
-        let (x, y) = (a[0], b[0]);
-        let value = match self.kind {
-            Kind::Sum | Kind::Mean => x + y,
-            Kind::Prod => x * y,
-            Kind::Max if self.elem == ElemType::I1 => x | y,
-            Kind::Min if self.elem == ElemType::I1 => x & y,
-            Kind::Max => scalar::binary(Binary::Max, x, y, self.elem),
-            Kind::Min => scalar::binary(Binary::Min, x, y, self.elem),
-            Kind::Argmax => return self.larger(a, b),
+        let value = |(x, y): (&V<'k>, &V<'k>)| match self.kind {
+            Kind::Sum | Kind::Mean => *x + *y,
+            Kind::Prod => *x * *y,
+            Kind::Max if self.elem == ElemType::I1 => *x | *y,
+            Kind::Min if self.elem == ElemType::I1 => *x & *y,
+            Kind::Max | Kind::Argmax => scalar::binary(Binary::Max, *x, *y, self.elem),
+            Kind::Min => scalar::binary(Binary::Min, *x, *y, self.elem),
         };
-        vec![value]
+        match self.kind {
+            Kind::Argmax => self.larger(a, b),
+            _ => a.iter().zip(b).map(value).collect(),
+        }
     }
 
     /// The state with the larger value, or with the smaller position where both are equal.

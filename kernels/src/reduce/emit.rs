@@ -42,7 +42,7 @@ impl<'s, 'k> Task<'s, 'k> {
             positions[axis] = product(&all[axis + 1..]);
         }
         let lanes = lanes(spec, cpu);
-        let combine = Combine { kind: spec.kind, elem: spec.prologue.elem() };
+        let combine = Combine { kind: spec.kind, elem: spec.prologue.elem(), count: 1 };
         Task { spec, kernel, k: kernel.k, combine, lanes, inputs, epilogue_inputs, output, sizes: all, positions }
     }
 

@@ -107,12 +107,19 @@ impl<'k> Row<'_, '_, 'k> {
             Stat::LayerNorm { eps } => {
                 let mean = self.total(Kind::Sum, CHEAP, |i, part| self.first(i, part)) / count();
                 let centred = |i, part: Part<'k>| self.read(i, part) - mean.broadcast(part.lanes());
-                let squares = self.total(Kind::Sum, CHEAP, |i, part| {
+                // The mean is rounded, which tells where it is large beside the spread; by how much, the centred sum says.
+                let [sum, squares] = self.totals(CHEAP, |i, part| {
                     let x = centred(i, part);
-                    x * x
+                    [x, x * x]
                 });
-                let scale = root(squares / count(), eps.as_f64());
-                self.write(|i, part| centred(i, part) * scale.broadcast(part.lanes()));
+                let rest = sum / count();
+                let variance = number(0.0).max_or(squares / count() - rest * rest);
+                let scale = root(variance, eps.as_f64());
+                let shift = -(rest * scale);
+                self.write(|i, part| {
+                    let lanes = part.lanes();
+                    centred(i, part).fma(scale.broadcast(lanes), shift.broadcast(lanes))
+                });
             }
             Stat::RmsNorm { eps } => {
                 let scale = root(self.squares() / count(), eps.as_f64());
@@ -137,7 +144,16 @@ impl<'k> Row<'_, '_, 'k> {
     fn total(&self, kind: Kind, registers: u32, value: impl Fn(Ix<'k>, Part<'k>) -> V<'k>) -> V<'k> {
         let t = self.task;
         let lanes = Lanes { wide: t.lanes * registers, vector: t.lanes, masked: t.masked };
-        Combine { kind, elem: t.elem }.run(t.k, t.length, lanes, |i, part| vec![value(i, part)])[0]
+        Combine { kind, elem: t.elem, count: 1 }.run(t.k, t.length, lanes, |i, part| vec![value(i, part)])[0]
+    }
+
+    /// The sums of what `values` gives for the elements of the row.
+    fn totals<const N: usize>(&self, registers: u32, values: impl Fn(Ix<'k>, Part<'k>) -> [V<'k>; N]) -> [V<'k>; N] {
+        let t = self.task;
+        let lanes = Lanes { wide: t.lanes * registers, vector: t.lanes, masked: t.masked };
+        let combine = Combine { kind: Kind::Sum, elem: t.elem, count: N };
+        let sums = combine.run(t.k, t.length, lanes, |i, part| values(i, part).to_vec());
+        std::array::from_fn(|n| sums[n])
     }
 
     fn input(&self, n: usize, i: Ix<'k>, part: Part<'k>) -> V<'k> {

@@ -101,6 +101,22 @@ pub fn exp<'k>(x: V<'k>) -> V<'k> {
     p * power_of_two(half, x.ty.elem) * power_of_two(n - half, x.ty.elem)
 }
 
+/// `exp(x)` for `x <= 0`, in f32 within 1e-7 of the result plus `6e-8 |x|` of it; exactly 0 below -88 and NaN for NaN.
+/// [`exp`] also serves denormal results and overflow at almost twice the cost.
+pub fn exp_nonpositive<'k>(x: V<'k>) -> V<'k> {
+    if x.ty.elem == Elem::F64 {
+        return exp(x);
+    }
+    /// `2^r` for `|r| <= 1/2`.
+    const EXP2: [f64; 6] =
+        [1.0, 0.6931469775872199, 0.24022242085843432, 0.05550733773788594, 0.00967151263844407, 0.001326471434943281];
+    let y = x * std::f64::consts::LOG2_E;
+    // At -127 the power of two below has exponent bits 0, which is zero.
+    let y = y.like(-127.0).max_or(y);
+    let (n, bits) = round_small(y);
+    polynomial(y - n, &EXP2) * power_of_two(bits, Elem::F32)
+}
+
 pub fn log<'k>(x: V<'k>) -> V<'k> {
     let f = format(x);
     let (elem, int) = (x.ty.elem, x.ty.elem.int());

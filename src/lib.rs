@@ -11,15 +11,16 @@ use kiln_backends::{
     code,
     llvm::{Stage, ToolError},
     plan::{ModulePlan, PlanError, PlanOptions, plan},
-    weights::{Params, WeightError},
+    weights::{Params, Reader, WeightError},
 };
 use kiln_frontend::{ImportErrors, LoadOptions, Loaded};
-use kiln_ir::{ElemType, Target, VerifyErrors};
+use kiln_ir::{ElemType, Target, Verified, VerifyErrors};
 use kiln_kernels::Level;
 use kiln_passes::{Exactness, PassError, Record};
-use kiln_runtime::format::Writer;
+use kiln_runtime::{cli::pack_record, format::Writer};
 use std::{
     collections::BTreeSet,
+    io,
     path::Path,
     time::{Duration, Instant},
 };
@@ -100,12 +101,15 @@ pub enum Error {
     Weight(#[from] WeightError),
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The format of artifacts has no room for something in the model.
+    #[error(transparent)]
+    Format(kiln_runtime::Error),
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Code(Vec<ToolError>),
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error("rewrite record: {0}")]
-    Record(#[from] serde_json::Error),
+    Record(io::Error),
 }
 
 /// What [`emit`] stops at.
@@ -132,14 +136,14 @@ pub fn compile(path: &Path, options: &Options, out: &Path) -> Result<Report, Err
     let record = legalize(&mut loaded, options, &levels)?;
     let module = kiln_ir::verify(&loaded.module)?;
     clock.begin("plan");
-    let plan = plan(module, &PlanOptions { weights: options.weights })?;
+    let plan = planned(module, options, &levels)?;
     clock.begin("code");
     let code = code::compile(&plan.kernels, &levels, options.threads).map_err(Error::Code)?;
     clock.begin("write");
     let release = |bytes: &[u8]| loaded.weights.release(bytes);
     let tensor = |file, key: &str| loaded.weights.tensor(file, key).map(|t| t.bytes);
     let params = Params::new(&module, &tensor, &release)?;
-    let rewrites = serde_json::to_vec(&record)?;
+    let rewrites = packed(&record).map_err(Error::Record)?;
     let parts = Parts { module, plan: &plan, code: &code, params: &params, producer: PRODUCER, rewrites: &rewrites };
     let summary = artifact::write(Writer::create(out).map_err(WriteError::from)?, &parts)?;
     clock.end();
@@ -156,6 +160,33 @@ pub fn compile(path: &Path, options: &Options, out: &Path) -> Result<Report, Err
     })
 }
 
+/// Goes the whole way to an artifact except for the code and the file; returns the front end's notes.
+///
+/// # Errors
+/// What would stop a compilation: of the files all that is wrong with them, or else of the graph all that has no plan.
+pub fn check(path: &Path, options: &Options) -> Result<Vec<String>, Error> {
+    let levels = code::levels(&options.targets).map_err(Error::Target)?;
+    let mut loaded = load(path, options)?;
+    legalize(&mut loaded, options, &levels)?;
+    let module = kiln_ir::verify(&loaded.module)?;
+    let plan = planned(module, options, &levels)?;
+    let release = |bytes: &[u8]| loaded.weights.release(bytes);
+    let tensor = |file, key: &str| loaded.weights.tensor(file, key).map(|t| t.bytes);
+    let params = Params::new(&module, &tensor, &release)?;
+    Reader::new(&module, &plan.weights, &params)?;
+    Ok(loaded.notes)
+}
+
+fn planned(module: Verified<'_>, options: &Options, levels: &[Level]) -> Result<ModulePlan, Error> {
+    let plan = plan(module, &PlanOptions { weights: options.weights })?;
+    artifact::check(&module, &plan, levels).map_err(Error::Format)?;
+    Ok(plan)
+}
+
+fn packed(record: &Record) -> io::Result<Vec<u8>> {
+    pack_record(&serde_json::to_vec(record)?)
+}
+
 /// What the compiler makes of the model at `path` on the way to an artifact: names, such as `cpu:x86-64-v3/map-1f..`,
 /// with text or objects.
 pub fn emit(path: &Path, options: &Options, what: Emit) -> Result<Vec<(String, Vec<u8>)>, Error> {
@@ -166,7 +197,7 @@ pub fn emit(path: &Path, options: &Options, what: Emit) -> Result<Vec<(String, V
     match what {
         Emit::Kir => Ok(vec![("module".into(), module.to_string().into_bytes())]),
         Emit::Kernels(stage) => {
-            let ModulePlan { kernels, .. } = plan(module, &PlanOptions { weights: options.weights })?;
+            let ModulePlan { kernels, .. } = planned(module, options, &levels)?;
             code::emit_named(&kernels, &levels, stage, options.threads).map_err(Error::Code)
         }
     }

@@ -47,29 +47,50 @@ pub fn write<W: Write + Seek>(mut writer: Writer<W>, parts: &Parts<'_>) -> Resul
     for item in parts.plan.weights.items() {
         offsets.push(writer.stream_weight(|out| reader.write(item, out))?);
     }
-    let mut plans: Vec<Vec<Plan>> = vec![];
-    let mut kernels = vec![];
-    for code in parts.code {
-        let mut lowering = Lowering {
-            level: code.level,
-            module: &parts.module,
-            symbols: &parts.module.symbols,
-            kernels: &parts.plan.kernels,
-            weights: &offsets,
-            named: vec![],
-            known: HashMap::new(),
-        };
-        plans.push(parts.plan.entries.iter().enumerate().map(|(n, e)| lowering.entry(n, e)).collect());
-        kernels.push(lowering.named);
-    }
-    let manifest = manifest(parts, kernels);
+    let levels: Vec<Target> = parts.code.iter().map(|c| c.level).collect();
+    let (manifest, plans) = lower(&parts.module, parts.plan, &levels, &offsets, parts.producer);
     let targets: Vec<TargetCode> =
         parts.code.iter().zip(&plans).map(|(code, plans)| TargetCode { plans, code: &code.bytes }).collect();
     Ok(writer.finish(&manifest, &targets, parts.rewrites)?)
 }
 
-fn manifest(parts: &Parts<'_>, kernels: Vec<Vec<Kernel>>) -> Manifest {
-    let m: &Module = &parts.module;
+/// Whether an artifact can hold the plan: what it cannot hold, [`write`] would refuse once all else is done.
+///
+/// # Errors
+/// The limit of the format that the module goes beyond.
+pub fn check(module: &Module, plan: &ModulePlan, levels: &[Target]) -> kiln_runtime::Result<()> {
+    let offsets = vec![0; plan.weights.items().len()];
+    let (manifest, plans) = lower(module, plan, levels, &offsets, "");
+    format::check_manifest(&manifest)?;
+    plans.iter().enumerate().try_for_each(|(i, plans)| format::check_plans(&manifest, i, plans, u64::MAX))
+}
+
+/// The manifest, and the plans of each level. `offsets` are those of the items in the weights.
+fn lower(
+    m: &Module,
+    plan: &ModulePlan,
+    levels: &[Target],
+    offsets: &[u64],
+    producer: &str,
+) -> (Manifest, Vec<Vec<Plan>>) {
+    let (mut plans, mut kernels) = (vec![], vec![]);
+    for level in levels {
+        let mut lowering = Lowering {
+            level: *level,
+            module: m,
+            symbols: &m.symbols,
+            kernels: &plan.kernels,
+            weights: offsets,
+            named: vec![],
+            known: HashMap::new(),
+        };
+        plans.push(plan.entries.iter().enumerate().map(|(n, e)| lowering.entry(n, e)).collect());
+        kernels.push(lowering.named);
+    }
+    (manifest(m, levels, kernels, producer), plans)
+}
+
+fn manifest(m: &Module, levels: &[Target], kernels: Vec<Vec<Kernel>>, producer: &str) -> Manifest {
     let symbol = |s: &SymbolFacts| Symbol {
         name: s.symbol.name().to_string(),
         min: s.min,
@@ -90,20 +111,14 @@ fn manifest(parts: &Parts<'_>, kernels: Vec<Vec<Kernel>>) -> Manifest {
         }
     };
     Manifest {
-        producer: parts.producer.to_string(),
+        producer: producer.to_string(),
         model_name: m.name.clone(),
         symbols: m.symbols.iter().map(symbol).collect(),
         entries: m.entries.iter().map(entry).collect(),
-        targets: parts
-            .code
+        targets: levels
             .iter()
             .zip(kernels)
-            .map(|(code, kernels)| TargetInfo {
-                name: code.level.name(),
-                level: level(code.level),
-                features: features(code.level),
-                kernels,
-            })
+            .map(|(l, kernels)| TargetInfo { name: l.name(), level: level(*l), features: features(*l), kernels })
             .collect(),
         states: vec![],
         metadata: m.metadata.clone(),

@@ -20,6 +20,14 @@ impl ImportError {
         ImportError { file, place: None, expected: expected.into(), found: found.into(), help: None }
     }
 
+    /// From a message that may itself say what was expected and what was found.
+    pub(crate) fn said(file: &Path, expected: &str, message: &str) -> ImportError {
+        match message.strip_prefix("expected ").and_then(|m| m.rsplit_once(", found ")) {
+            Some((expected, found)) => ImportError::new(file, expected, found),
+            None => ImportError::new(file, expected, message),
+        }
+    }
+
     pub(crate) fn at(mut self, place: impl Into<String>) -> ImportError {
         self.place = Some(place.into());
         self

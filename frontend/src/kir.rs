@@ -21,7 +21,7 @@ pub(crate) fn load(path: &Path, errors: &mut Errors) -> Option<Loaded> {
     let module = match kiln_ir::parse(text) {
         Ok(module) => module,
         Err(e) => {
-            errors.push(ImportError::new(path, "a text graph", e.message).at(format!("{}:{}", e.line, e.column)));
+            errors.push(ImportError::said(path, "a text graph", &e.message).at(format!("{}:{}", e.line, e.column)));
             return None;
         }
     };

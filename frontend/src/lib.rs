@@ -43,7 +43,7 @@ pub struct Loaded {
 pub struct CheckReport {
     /// Absent when no known format was recognised.
     pub format: Option<Format>,
-    /// Everything that would stop a compilation.
+    /// Everything that is wrong with the model's files.
     pub errors: Vec<ImportError>,
     pub notes: Vec<String>,
 }
@@ -61,7 +61,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, ImportErrors> 
     }
 }
 
-/// Lists everything that would stop a compilation of the model at `path`, all at once, without compiling.
+/// What [`load`] says of the model at `path`, with its kind, which may be known all the same.
 pub fn check(path: &Path, options: &LoadOptions) -> CheckReport {
     let format = options.format.or_else(|| detect(path).ok());
     match load(path, options) {
@@ -100,7 +100,7 @@ fn load_collecting(path: &Path, options: &LoadOptions, errors: &mut Errors) -> O
     }
     if let Err(found) = kiln_ir::verify(&loaded.module) {
         for e in found.0 {
-            errors.push(ImportError::new(path, "a well-formed graph", e.message).at(e.source.unwrap_or(e.place)));
+            errors.push(ImportError::said(path, "a well-formed graph", &e.message).at(e.source.unwrap_or(e.place)));
         }
         return None;
     }

@@ -7,7 +7,7 @@
 //! addresses of the inputs and then the outputs, each aligned to its element at least; `sizes` the values of the
 //! kernel's size arguments as i64; `scratch` the kernel's scratch bytes, aligned to 64, not shared between threads.
 //! The result is 0, or [`INDEX_OUT_OF_RANGE`], or [`LOOP_LIMIT`] plus the number of the loop that ran more often than
-//! it may.
+//! it may. Where an index was out of range, a note on it may stand at the start of the scratch memory.
 //!
 //! A kernel that another one of its module calls takes the same arguments one by one, so that the optimiser sees
 //! through the call.
@@ -33,6 +33,13 @@ use melior::{
 pub const INDEX_OUT_OF_RANGE: i64 = 1;
 /// The status of a kernel whose loop 0 ran more often than it may; those of the loops after it follow.
 pub const LOOP_LIMIT: i64 = 16;
+
+/// The first word of a note on an index out of range. Its address, its value and the number of indices that there are
+/// follow, each of eight bytes.
+pub const BAD_INDEX: u64 = u64::from_le_bytes(*b"badindex");
+
+/// The length of such a note, for which a kernel that leaves one has scratch memory.
+pub const BAD_INDEX_BYTES: i64 = 32;
 
 /// An MLIR module that kernels are emitted into.
 pub struct ModuleBuilder<'c> {
@@ -222,6 +229,14 @@ impl<'k> Kernel<'k> {
         }
         let found = self.sizes.iter().find(|(d, _)| d == dim);
         found.unwrap_or_else(|| panic!("{dim} is not a size argument of the kernel")).1
+    }
+
+    /// Leaves a note on the index `value` at `address`, which is none of the first `size`.
+    pub fn note_bad_index(&self, address: Ptr<'k>, value: V<'k>, size: Ix<'k>) {
+        let mark = self.k.int(Ty::I64, BAD_INDEX as i64);
+        for (i, word) in [mark, address.0, value, size.v(self.k)].into_iter().enumerate() {
+            self.scratch.bytes(8 * i as i64).store(word);
+        }
     }
 
     /// Runs `body` for each task.

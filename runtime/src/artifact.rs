@@ -140,22 +140,23 @@ impl OpenOptions {
         }
         // SAFETY: the caller keeps the file as it is, as `Artifact` asks.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        self.finish(Source::Map { map, file })
+        self.finish(Source::Map { map, file }, &path.display().to_string())
     }
 
     pub fn from_bytes(&self, bytes: &[u8]) -> Result<Artifact> {
-        self.finish(Source::Owned(AlignedBytes::copy_of(bytes, "a copy of the artifact")?))
+        self.finish(Source::Owned(AlignedBytes::copy_of(bytes, "a copy of the artifact")?), "the artifact")
     }
 
     pub fn from_static(&self, bytes: &'static [u8]) -> Result<Artifact> {
-        self.finish(Source::Static(bytes))
+        self.finish(Source::Static(bytes), "the artifact")
     }
 
     pub fn from_shared(&self, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Result<Artifact> {
-        self.finish(Source::Shared(bytes))
+        self.finish(Source::Shared(bytes), "the artifact")
     }
 
-    fn finish(&self, source: Source) -> Result<Artifact> {
+    /// `name` is what errors call the whole.
+    fn finish(&self, source: Source, name: &str) -> Result<Artifact> {
         let align = WEIGHT_ALIGN as usize;
         if !source.bytes().as_ptr().addr().is_multiple_of(align) {
             return Err(Error::Misaligned { align });
@@ -163,7 +164,7 @@ impl OpenOptions {
         let parsed = parse(source.bytes())?;
         check_signature(&parsed.header, self.require_key)?;
         let source = Arc::new(source);
-        let verifier = Verifier::new(source.clone(), unverified(&parsed), self.verify);
+        let verifier = Verifier::new(source.clone(), unverified(&parsed, name), self.verify);
         if self.verify == Verify::Full {
             verifier.wait()?;
         }
@@ -173,12 +174,12 @@ impl OpenOptions {
 }
 
 /// The chunks that `parse` leaves to the verifier.
-fn unverified(parsed: &Parsed) -> Vec<Span> {
+fn unverified(parsed: &Parsed, name: &str) -> Vec<Span> {
     let sections = &parsed.header.sections;
     let chunks = parsed.header.chunks().zip(&parsed.hashes);
     let left = chunks.filter(|((i, _), _)| matches!(sections[*i].kind, SectionKind::Weights | SectionKind::Rewrites));
     left.map(|((i, bytes), hash)| {
-        let place = format!("{} in bytes {}..{} of the file", sections[i].label(), bytes.start, bytes.end);
+        let place = format!("{} in bytes {}..{} of {name}", sections[i].label(), bytes.start, bytes.end);
         Span { bytes, hash: *hash, place }
     })
     .collect()

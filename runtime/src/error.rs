@@ -1,6 +1,8 @@
 //! Everything that can go wrong between a file and its outputs.
 
 use crate::format::SizeError;
+use crate::text::plain;
+use std::fmt;
 use std::path::PathBuf;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -27,7 +29,7 @@ pub enum Error {
     #[error("the artifact is damaged: the hash of {place} does not match")]
     Corrupt { place: String },
 
-    #[error("the artifact is malformed: {place}: {problem}")]
+    #[error("the artifact is malformed: {}: {}", plain(place), plain(problem))]
     Malformed { place: String, problem: String },
 
     #[error("the artifact's signature: {0}")]
@@ -42,7 +44,7 @@ pub enum Error {
     #[error("the code for {target} does not load: {problem}")]
     Code { target: String, problem: String },
 
-    #[error("no entry `{name}`; the artifact has {}", list(.has))]
+    #[error("no entry `{}`; the artifact has {}", plain(name), list(.has))]
     NoEntry { name: String, has: Vec<String> },
 
     #[error("{}\n{takes}", .problems.join("\n"))]
@@ -57,10 +59,10 @@ pub enum Error {
     #[error("no memory for {what}: {bytes} bytes")]
     Memory { what: &'static str, bytes: u64 },
 
-    #[error("{label}: an index is out of range (kernel {kernel})")]
-    IndexOutOfRange { label: String, kernel: String },
+    #[error("{}: {} (kernel {})", plain(label), display(.index), plain(kernel))]
+    IndexOutOfRange { label: String, kernel: String, index: Option<BadIndex> },
 
-    #[error("{label}: the kernel {kernel} failed with code {code}")]
+    #[error("{}: the kernel {} failed with code {code}", plain(label), plain(kernel))]
     Kernel { label: String, kernel: String, code: i32 },
 
     #[error("{label}: a loop would run more than the {max} times that it may")]
@@ -73,6 +75,33 @@ pub enum Error {
     Threads(String),
 }
 
+/// The first index out of range that a kernel met.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BadIndex {
+    pub value: i64,
+    /// Indices from 0 up to below this are in range.
+    pub size: i64,
+    /// The input that holds it and its coordinates there; none for an index that was computed.
+    pub input: Option<(String, Vec<usize>)>,
+}
+
+impl fmt::Display for BadIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.input {
+            Some((name, at)) => write!(f, "input {}{at:?} is {}", plain(name), self.value)?,
+            None => write!(f, "a computed index is {}", self.value)?,
+        }
+        match self.size {
+            0 => f.write_str(", but the table is empty"),
+            size => write!(f, ", expected an index from 0 to {}", size - 1),
+        }
+    }
+}
+
+fn display(index: &Option<BadIndex>) -> String {
+    index.as_ref().map_or_else(|| "an index is out of range".to_owned(), BadIndex::to_string)
+}
+
 impl Error {
     pub(crate) fn malformed(place: impl Into<String>, problem: impl Into<String>) -> Error {
         Error::Malformed { place: place.into(), problem: problem.into() }
@@ -80,5 +109,5 @@ impl Error {
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() { "none".to_owned() } else { plain(&names.join(", ")).into_owned() }
 }

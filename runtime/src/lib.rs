@@ -36,15 +36,17 @@ mod pool;
 mod profile;
 mod session;
 mod tensor;
+mod text;
 mod verify;
 
 pub use artifact::{Artifact, OpenOptions};
 pub use code::Loader;
 #[cfg(any(feature = "write", feature = "cli"))]
 pub use destination::{Destination, write_output};
-pub use error::{Error, Result};
+pub use error::{BadIndex, Error, Result};
 pub use executor::Executor;
 pub use profile::{LaunchEvent, Profile};
 pub use session::{EntryHandle, Outputs, Session, SessionOptions};
 pub use tensor::{Element, Tensor, TensorMut, TensorView};
+pub use text::{plain, plain_lines};
 pub use verify::Verify;

@@ -3,7 +3,7 @@
 
 mod support;
 
-use kiln_runtime::cli::{read_tensors, write_tensors};
+use kiln_runtime::cli::{pack_record, read_tensors, write_tensors};
 use kiln_runtime::format::ElemType;
 use kiln_runtime::{Tensor, TensorView};
 use serde_json::Value;
@@ -20,7 +20,9 @@ impl Place {
     fn new(name: &str) -> Place {
         let path = std::env::temp_dir().join(format!("kiln-cli-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
-        std::fs::write(path.join("zoo.kiln"), zoo().bytes()).unwrap();
+        let mut model = zoo();
+        model.rewrites = pack_record(b"{}").unwrap();
+        std::fs::write(path.join("zoo.kiln"), model.bytes()).unwrap();
         Place(path)
     }
 
@@ -187,14 +189,86 @@ fn faults_have_their_exit_codes() {
     assert!(missing.starts_with("error: input ids: missing"), "{missing}");
     std::fs::write(place.path("text.npz"), "certainly not a zip").unwrap();
     let text = place.fails(1, &["run", "zoo.kiln", "--entry", "gather", "--inputs", "text.npz"]);
-    assert!(text.contains("expected .npz, .safetensors"), "{text}");
+    assert!(text.ends_with("expected .npz or .safetensors\n"), "{text}");
     std::fs::write(place.path("empty.npz"), "").unwrap();
     place.fails(1, &["run", "zoo.kiln", "--entry", "gather", "--inputs", "empty.npz"]);
     let mut damaged = std::fs::read(place.path("zoo.kiln")).unwrap();
     damaged[4096 + 64] ^= 1;
     std::fs::write(place.path("damaged.kiln"), damaged).unwrap();
     let text = place.fails(1, &["run", "damaged.kiln", "--entry", "quadruple", "--inputs", "in.npz"]);
-    assert!(text.contains("the artifact is damaged"), "{text}");
+    assert!(text.contains("the artifact is damaged") && text.contains("of damaged.kiln does not match"), "{text}");
+}
+
+#[test]
+fn unknown_inputs_are_counted_where_there_are_many() {
+    let place = Place::new("unknown");
+    let names: Vec<String> = (0..500).map(|i| format!("n{i}")).collect();
+    let zero = Tensor::zeros(ElemType::F32, &[1]).unwrap();
+    let tensors: Vec<_> = names.iter().map(|name| (name.as_str(), zero.view())).collect();
+    write_tensors(&place.path("in.npz"), &tensors).unwrap();
+    let text = place.fails(1, &["run", "zoo.kiln", "--entry", "gather", "--inputs", "in.npz"]);
+    assert!(text.contains("\nand 480 more inputs that there are not\ninput ids: missing\n"), "{text}");
+    assert_eq!(text.lines().count(), 23, "{text}");
+}
+
+#[test]
+fn an_array_that_stands_twice_is_an_error() {
+    let place = Place::new("twice");
+    let array = archive("x.npy", "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", 4);
+    // The zip format keeps names in two places; both of the second member's are made those of the first.
+    for (second, expected) in [("y.npy", "two of its arrays have one name"), ("x", "array x: it stands twice")] {
+        let mut zip = zip::ZipWriter::new_append(Cursor::new(array.clone())).unwrap();
+        zip.start_file(second, SimpleFileOptions::default()).unwrap();
+        zip.write_all(&zip_array()).unwrap();
+        let mut bytes = zip.finish().unwrap().into_inner();
+        if second == "y.npy" {
+            let places: Vec<usize> = (0..bytes.len() - 5).filter(|i| &bytes[*i..i + 5] == b"y.npy").collect();
+            assert_eq!(places.len(), 2);
+            places.iter().for_each(|i| bytes[*i] = b'x');
+        }
+        std::fs::write(place.path("twice.npz"), bytes).unwrap();
+        let text = place.fails(1, &["run", "zoo.kiln", "--entry", "quadruple", "--inputs", "twice.npz"]);
+        assert!(text.contains("twice.npz") && text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_one_message_that_names_the_file() {
+    let place = Place::new("full");
+    place.write_x("in.npz", &[1.0; 1000]);
+    for kind in ["npz", "safetensors"] {
+        let full = place.path(&format!("full.{kind}"));
+        std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+        let name = format!("full.{kind}");
+        let run = ["run", "zoo.kiln", "--entry", "quadruple", "--inputs", "in.npz", "--outputs", &name];
+        let text = place.fails(1, &run);
+        assert_eq!(text, format!("error: {name}: No space left on device (os error 28)\n"));
+    }
+    let profile = ["bench", "zoo.kiln", "--entry", "quadruple", "--inputs", "in.npz", "--profile", "/dev/full"];
+    let text = place.fails(1, &profile);
+    assert_eq!(text, "error: /dev/full: No space left on device (os error 28)\n");
+}
+
+#[test]
+fn names_of_an_artifact_do_not_act_on_the_terminal() {
+    let place = Place::new("names");
+    let mut model = zoo();
+    model.rewrites = pack_record(b"\"\x1b[2J\"").unwrap();
+    let hostile = "\x1b[2Jmodel\nroot 00";
+    model.manifest.model_name = hostile.into();
+    model.manifest.metadata.insert("labels".into(), hostile.into());
+    for kernel in model.manifest.targets.iter_mut().flat_map(|t| &mut t.kernels) {
+        kernel.label = hostile.into();
+    }
+    for entry in &mut model.manifest.entries {
+        entry.inputs.iter_mut().for_each(|p| p.name += hostile);
+    }
+    std::fs::write(place.path("hostile.kiln"), model.bytes()).unwrap();
+    let text = place.ok(&["inspect", "hostile.kiln", "--plan", "--memory", "--rewrites", "--json"]);
+    assert!(text.starts_with("\\u{1b}[2Jmodel\\nroot 00 by test\n"), "{text}");
+    let error = place.fails(1, &["run", "hostile.kiln", "--entry", "gather"]);
+    assert!(error.contains("input ids\\u{1b}[2Jmodel\\nroot 00: missing"), "{error}");
+    assert!(!text.contains('\x1b') && !error.contains('\x1b'));
 }
 
 #[test]
@@ -222,6 +296,14 @@ fn code_loads_where_memory_files_are_forbidden() {
         format!("ulimit -n 4; exec {} run zoo.kiln --entry relocated --threads 1", env!("CARGO_BIN_EXE_kiln-run"));
     let done = Command::new("sh").args(["-c", &run]).current_dir(&place.0).stdin(Stdio::null()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&done.stdout), "y: i64[]  [4242.00000]\n", "{done:?}");
+}
+
+/// An array file of one f32.
+fn zip_array() -> Vec<u8> {
+    let bytes = archive("x.npy", "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", 4);
+    let mut found = Vec::new();
+    zip::ZipArchive::new(Cursor::new(bytes)).unwrap().by_index(0).unwrap().read_to_end(&mut found).unwrap();
+    found
 }
 
 /// An archive with one array whose header is `header`, and `len` zeros behind it.

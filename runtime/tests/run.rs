@@ -177,7 +177,9 @@ fn a_kernel_that_fails_names_its_node() {
             let mut ids = ids.clone();
             ids[17] = bad;
             let error = run(&mut session, &ids).unwrap_err();
-            assert_eq!(error.to_string(), "node_gather: an index is out of range (kernel gather)");
+            let expected =
+                format!("node_gather: input ids[17] is {bad}, expected an index from 0 to 15 (kernel gather)");
+            assert_eq!(error.to_string(), expected);
         }
         // The session is as good as before.
         assert_eq!(run(&mut session, &ids).unwrap().get("y").unwrap().as_slice::<f32>().unwrap(), expected);

@@ -24,6 +24,8 @@ impl From<CliError> for Failure {
             CliError::Runtime(e) => e.into(),
             CliError::Artifact { source, .. } => Failure::new(code(&source), message),
             CliError::File { .. } => Failure::new(Code::Tensors, message),
+            CliError::Read { .. } => Failure::new(Code::Read, message),
+            CliError::Write { .. } => Failure::new(Code::Write, message),
             CliError::Input(_) => Failure::new(Code::Option, message),
             CliError::Output(_) => Failure::new(Code::Write, message),
         }

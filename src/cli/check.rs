@@ -2,6 +2,9 @@
 
 use super::failure::{Failure, Result};
 use super::{options, output};
+use kiln::Error;
+use kiln_frontend::ImportError;
+use kiln_runtime::plain;
 use std::path::PathBuf;
 
 /// List everything that would stop a compilation of a model
@@ -9,6 +12,9 @@ use std::path::PathBuf;
 pub(crate) struct Args {
     /// A directory of Hugging Face or of a pointer network, or a .kir text graph
     model: PathBuf,
+    /// What code would be generated for, as for `kiln compile` (repeatable)
+    #[arg(long = "target", value_name = "TARGET", default_value = "cpu", value_parser = options::targets)]
+    targets: Vec<String>,
     #[command(flatten)]
     load: options::Load,
     /// Print one JSON object
@@ -17,28 +23,42 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    let report = kiln_frontend::check(&args.model, &args.load.options());
-    let error = |e: &kiln_frontend::ImportError| {
-        serde_json::json!({
-            "code": options::code_of(e).name(), "file": e.file, "place": e.place, "expected": e.expected,
-            "found": e.found, "help": e.help,
-        })
+    let load = args.load.options();
+    let format = load.format.or_else(|| kiln_frontend::detect(&args.model).ok());
+    let options = kiln::Options { load, targets: args.targets, ..kiln::Options::default() };
+    let (notes, errors, failure) = match kiln::check(&args.model, &options) {
+        Ok(notes) => (notes, vec![], None),
+        Err(Error::Import(e)) => (vec![], e.list.iter().map(import).collect(), Some(e.into())),
+        Err(e) => {
+            let failure = Failure::from(e);
+            (vec![], failure.json(), Some(failure))
+        }
     };
     let object = serde_json::json!({
-        "ok": report.errors.is_empty(),
-        "format": report.format.map(|f| f.name()),
-        "errors": report.errors.iter().map(error).collect::<Vec<_>>(),
-        "notes": report.notes,
+        "ok": failure.is_none(),
+        "format": format.map(|f| f.name()),
+        "errors": errors,
+        "notes": notes,
     });
-    let notes = || report.notes.iter().map(|n| format!("note: {n}\n")).collect::<String>();
-    let kind = report.format.map_or("a model", |f| f.describe());
-    if report.errors.is_empty() {
-        return output::facts(args.json, object, || {
-            format!("{}{}: {kind}, no errors\n", notes(), args.model.display())
-        });
+    match failure {
+        None => output::facts(args.json, object, || {
+            let notes: String = notes.iter().map(|n| format!("note: {}\n", plain(n))).collect();
+            let kind = format.map_or("a model", |f| f.describe());
+            format!("{notes}{}: {kind}, no errors\n", args.model.display())
+        }),
+        Some(failure) => {
+            if args.json {
+                output::facts(true, object, String::new)?;
+            }
+            Err(failure)
+        }
     }
-    if args.json {
-        output::facts(true, object, String::new)?;
-    }
-    Err(Failure::all(report.errors.iter().map(|e| (options::code_of(e), e))))
+}
+
+/// An error of the front end with its parts.
+fn import(e: &ImportError) -> serde_json::Value {
+    serde_json::json!({
+        "code": options::code_of(e).name(), "message": e.to_string(), "file": e.file, "place": e.place,
+        "expected": e.expected, "found": e.found, "help": e.help,
+    })
 }

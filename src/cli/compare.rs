@@ -4,8 +4,8 @@ use super::explain::Code;
 use super::failure::{Failure, Result};
 use super::interpret::{self, Named};
 use super::{options, output};
-use kiln_ir::eval::Tensor;
-use kiln_runtime::{Artifact, Session, SessionOptions};
+use kiln_ir::eval::{Data, Tensor};
+use kiln_runtime::{Artifact, Session, SessionOptions, plain};
 use std::path::{Path, PathBuf};
 
 /// Compare an artifact's outputs with a model in the reference interpreter, or with a file of tensors
@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// The largest relative L2 distance that passes
     #[arg(long, default_value_t = 1e-5, value_parser = tolerance)]
     rtol: f64,
+    /// Where no element of the reference is larger than this, the largest absolute difference that passes
+    #[arg(long, default_value_t = 1e-6, value_parser = tolerance)]
+    atol: f64,
     /// Number of threads
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -46,8 +49,14 @@ fn tolerance(text: &str) -> Result<f64, String> {
 /// One output beside its reference.
 struct Row {
     name: String,
+    /// In the Euclidean norm.
     relative: f64,
+    /// The largest absolute difference.
     largest: f64,
+    /// Elements that are NaN on both sides, which the distances leave out, and on one.
+    nan: [usize; 2],
+    /// Whether the reference is so small that the absolute difference decides.
+    by_absolute: bool,
     passes: bool,
 }
 
@@ -56,7 +65,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let given = args.inputs.as_deref().map(interpret::read).transpose()?;
     let (entry, inputs, expected) = match holds_tensors(&args.reference)? {
         true => from_file(&args, &artifact, given)?,
-        false => from_model(&args, given)?,
+        false => from_model(&args, &artifact, given)?,
     };
     let found = session_outputs(&artifact, &args, &entry, &inputs)?;
     let missing: Vec<_> = expected
@@ -68,41 +77,80 @@ pub(crate) fn run(args: Args) -> Result<()> {
         return Err(Failure::all(missing));
     }
     let pairs = found.iter().filter_map(|(name, t)| Some((name, t, &expected.iter().find(|(n, _)| n == name)?.1)));
-    let rows: Vec<Row> = pairs.map(|(name, found, expected)| row(name, found, expected, args.rtol)).collect();
+    let rows: Vec<Row> = pairs.map(|(name, found, expected)| row(name, found, expected, &args)).collect();
     let object = serde_json::json!({
         "entry": entry,
         "rtol": args.rtol,
+        "atol": args.atol,
         "passed": rows.iter().all(|r| r.passes),
         // A distance that is not finite becomes null.
         "outputs": rows.iter().map(|r| serde_json::json!({
-            "name": r.name, "rel_l2": r.relative, "max_abs": r.largest, "passed": r.passes,
+            "name": r.name, "rel_l2": r.relative, "max_abs": r.largest, "nan_in_both": r.nan[0], "nan_in_one": r.nan[1],
+            "judged_by": if r.by_absolute { "max_abs" } else { "rel_l2" }, "passed": r.passes,
         })).collect::<Vec<_>>(),
     });
-    output::facts(args.json, object, || {
-        let line = |r: &Row| {
-            let verdict = if r.passes { "ok" } else { "differs" };
-            format!("{:<24} relative L2 {:<10.3e} largest {:<10.3e} {verdict}\n", r.name, r.relative, r.largest)
-        };
-        rows.iter().map(line).collect()
-    })?;
+    output::facts(args.json, object, || rows.iter().map(Row::line).collect())?;
     let bad = rows.iter().filter(|r| !r.passes).map(|r| {
-        let found = format!("expected a relative L2 of at most {:e}, found {:.3e}", args.rtol, r.relative);
-        (Code::Tolerance, format!("output {}: {found}", r.name))
+        let problem = match r {
+            Row { nan: [_, one], .. } if *one > 0 => {
+                format!("expected NaN on both sides or none, found {one} on one side")
+            }
+            Row { by_absolute: true, .. } => format!(
+                "expected a difference of at most {:e}, as the reference is about zero, found {:.3e}",
+                args.atol, r.largest
+            ),
+            _ => format!("expected a relative L2 of at most {:e}, found {:.3e}", args.rtol, r.relative),
+        };
+        (Code::Tolerance, format!("output {}: {problem}", r.name))
     });
     let bad: Vec<_> = bad.collect();
     if bad.is_empty() { Ok(()) } else { Err(Failure::all(bad)) }
 }
 
-/// A shape that differs is as far away as NaN is.
-fn row(name: &str, found: &Tensor, expected: &Tensor, rtol: f64) -> Row {
-    let relative = found.relative_error(expected);
+impl Row {
+    fn line(&self) -> String {
+        let (name, verdict) = (plain(&self.name), if self.passes { "ok" } else { "differs" });
+        let mut text =
+            format!("{name:<24} relative L2 {:<10.3e} largest {:<10.3e} {verdict}", self.relative, self.largest);
+        if self.by_absolute {
+            text += ", by the largest difference: the reference is about zero";
+        }
+        let [both, one] = self.nan;
+        for (count, sides) in [(both, "both sides"), (one, "one side")].iter().filter(|(count, _)| *count > 0) {
+            text += &format!(", {count} NaN on {sides}");
+        }
+        text + "\n"
+    }
+}
+
+/// A shape that differs is as far away as can be.
+fn row(name: &str, found: &Tensor, expected: &Tensor, args: &Args) -> Row {
+    let (mut found, mut expected) = (found.clone(), expected.clone());
+    let same_shape = found.shape == expected.shape;
+    let mut nan = [0; 2];
+    if let (Data::F(a), Data::F(b), true) = (&mut found.data, &mut expected.data, same_shape) {
+        for (a, b) in a.iter_mut().zip(b) {
+            match (a.is_nan(), b.is_nan()) {
+                (true, true) => (*a, *b, nan[0]) = (0.0, 0.0, nan[0] + 1),
+                (false, false) => {}
+                _ => nan[1] += 1,
+            }
+        }
+    }
+    let relative = found.relative_error(&expected);
     let pairs = (0..found.data.len()).map(|i| Some((found.data.get(i)?.as_f64(), expected.data.get(i)?.as_f64())));
-    let largest = pairs.fold(0.0, |most: f64, pair| match pair {
-        Some((a, b)) if a == b => most,
-        Some((a, b)) if (a - b).is_finite() => most.max((a - b).abs()),
-        _ => f64::INFINITY,
-    });
-    Row { name: name.to_owned(), relative, largest, passes: relative <= rtol }
+    let (mut largest, mut scale) = (if same_shape { 0.0 } else { f64::INFINITY }, 0.0f64);
+    for pair in pairs {
+        let (a, b) = pair.unwrap_or((f64::INFINITY, 0.0));
+        if a != b {
+            let difference = (a - b).abs();
+            largest = if difference.is_finite() { difference.max(largest) } else { f64::INFINITY };
+        }
+        scale = scale.max(b.abs());
+    }
+    let by_absolute = relative > args.rtol && scale <= args.atol;
+    let close = relative <= args.rtol || (by_absolute && largest <= args.atol);
+    Row { name: name.to_owned(), relative, largest, nan, by_absolute, passes: close && nan[1] == 0 }
 }
 
 /// Whether the reference is a file of tensors; a model is a folder or a text.
@@ -132,10 +180,10 @@ fn names<'n>(names: impl Iterator<Item = &'n String>) -> String {
     names.map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-fn from_model(args: &Args, given: Option<Named>) -> Result<(String, Named, Named)> {
+fn from_model(args: &Args, artifact: &Artifact, given: Option<Named>) -> Result<(String, Named, Named)> {
     let model = args.load.load(&args.reference)?;
-    let entry = interpret::entry(&model.module, args.entry.as_deref())?;
-    let inputs = given.unwrap_or_else(|| interpret::made_up(&model.module, entry));
+    let entry = super::artifact::entry(artifact, args.entry.as_deref())?;
+    let inputs = given.map_or_else(|| interpret::made_up(artifact, entry), Ok)?;
     let expected = interpret::run(&model, &entry.name, &inputs)?;
     Ok((entry.name.clone(), inputs, expected))
 }
@@ -153,15 +201,52 @@ fn session_outputs(artifact: &Artifact, args: &Args, entry: &str, inputs: &Named
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
     use kiln_ir::ElemType;
 
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// The verdict, and what is said.
+    fn judge(found: &[f64], expected: &[f64]) -> (bool, String) {
+        let args = Line::parse_from(["compare", "a", "b", "--rtol", "1e-5", "--atol", "1e-6"]).args;
+        let tensor = |v: &[f64]| Tensor::floats(ElemType::F32, [v.len()], v.to_vec());
+        let row = row("y", &tensor(found), &tensor(expected), &args);
+        (row.passes, row.line())
+    }
+
     #[test]
-    fn nan_and_other_shapes_never_pass() {
-        let t = |shape: &[usize], v: Vec<f64>| Tensor::floats(ElemType::F32, shape, v);
-        let passes = |a: Tensor, b: Tensor| row("y", &a, &b, 1e-5).passes;
-        assert!(passes(t(&[2], vec![1.0, 2.0]), t(&[2], vec![1.0, 2.000_001])));
-        assert!(!passes(t(&[2], vec![1.0, 2.0]), t(&[2], vec![1.0, 2.001])));
-        assert!(!passes(t(&[2], vec![1.0, f64::NAN]), t(&[2], vec![1.0, f64::NAN])));
-        assert!(!passes(t(&[1, 2], vec![1.0, 2.0]), t(&[2], vec![1.0, 2.0])));
+    fn outputs_are_judged_by_their_relative_distance() {
+        assert!(judge(&[1.0, 2.0], &[1.0, 2.000_001]).0);
+        assert!(!judge(&[1.0, 2.0], &[1.0, 2.001]).0);
+        assert!(!judge(&[1.0, 2.0, 3.0], &[1.0, 2.0]).0);
+        assert!(judge(&[f64::INFINITY, 2.0], &[f64::INFINITY, 2.0]).0);
+        assert!(!judge(&[f64::INFINITY, 2.0], &[1.0, 2.0]).0);
+        // Small, but not zero.
+        assert!(!judge(&[1e-5], &[1.1e-5]).0);
+    }
+
+    #[test]
+    fn where_the_reference_is_about_zero_the_difference_decides() {
+        let (passes, line) = judge(&[1e-7, 0.0], &[0.0, 1e-18]);
+        assert!(passes && line.contains("the reference is about zero"), "{line}");
+        assert!(!judge(&[2e-6], &[0.0]).0);
+        assert!(!judge(&[f64::INFINITY], &[0.0]).0);
+    }
+
+    #[test]
+    fn nan_is_counted_on_both_sides_and_fails_on_one() {
+        let (passes, line) = judge(&[1.0, f64::NAN, f64::NAN], &[1.0, f64::NAN, f64::NAN]);
+        assert!(passes && line.contains("ok, 2 NaN on both sides"), "{line}");
+        assert!(!judge(&[1.5, f64::NAN], &[1.0, f64::NAN]).0);
+        for (found, expected) in
+            [([1.0, f64::NAN], [1.0, 2.0]), ([1.0, 0.0], [1.0, f64::NAN]), ([f64::NAN, 0.0], [0.0; 2])]
+        {
+            let (passes, line) = judge(&found, &expected);
+            assert!(!passes && line.contains("differs") && line.contains("1 NaN on one side"), "{line}");
+        }
     }
 }

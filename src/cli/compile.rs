@@ -9,6 +9,7 @@ use kiln_backends::artifact::WriteError;
 use kiln_backends::llvm::Stage;
 use kiln_ir::ElemType;
 use kiln_runtime::format::{Entry, Port};
+use kiln_runtime::plain;
 use std::path::{Path, PathBuf};
 
 /// Compile a model to one artifact
@@ -140,7 +141,7 @@ fn summary(report: &Report, out: &Path) -> String {
     let bytes = |n: usize| output::bytes(n as u64);
     let stages: Vec<String> =
         report.timings.iter().map(|(name, t)| format!("{name} {:.2} s", t.as_secs_f64())).collect();
-    let mut text: String = report.notes.iter().map(|n| format!("note: {n}\n")).collect();
+    let mut text: String = report.notes.iter().map(|n| format!("note: {}\n", plain(n))).collect();
     text += &format!("{}: {}", out.display(), output::bytes(report.file_bytes));
     text += &format!(", of that weights {}, code {}\n", output::bytes(report.weight_bytes), bytes(report.code_bytes));
     text += &format!("for {}: {} kernels", report.targets.join(", "), report.kernels);
@@ -185,7 +186,8 @@ impl From<Error> for Failure {
             Error::Target(e) => Failure::new(Code::Option, e),
             Error::Verify(e) => Failure::new(Code::Graph, e),
             Error::Weight(e) | Error::Write(WriteError::Weight(e)) => Failure::new(Code::Weights, e),
-            Error::Plan(e) => Failure::all(e.to_string().lines().map(|line| (Code::Unsupported, line))),
+            Error::Plan(e) => Failure::all(e.0.iter().map(|u| (Code::Unsupported, u))),
+            Error::Format(e) => Failure::new(Code::Unsupported, e),
             Error::Code(e) => Failure::all(e.iter().map(|e| (Code::Tool, e))),
             Error::Write(WriteError::Format(e)) => Failure::new(Code::Write, e),
             Error::Record(e) => Failure::new(Code::Pass, format_args!("the record of rewrites: {e}")),

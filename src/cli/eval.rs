@@ -3,6 +3,7 @@
 use super::failure::Result;
 use super::{interpret, options, output};
 use kiln_ir::eval::Tensor;
+use kiln_runtime::plain;
 use std::path::PathBuf;
 
 /// Run a model in the reference interpreter: slow, in f64, what the graph means
@@ -48,6 +49,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let line = |(name, t): &(String, Tensor)| {
             let values: Vec<String> = first(t, 6).iter().map(|v| format!("{v:.6}")).collect();
             let more = if t.data.len() > values.len() { ", ..." } else { "" };
+            let name = plain(name);
             format!("{name}: {}{:?}  [{}{more}]\n", t.elem, t.shape, values.join(", "))
         };
         results.iter().map(line).collect()

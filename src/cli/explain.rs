@@ -65,8 +65,10 @@ codes! {
     Pass "E0110" 1 "a pass failed"
         "A pass of the compiler could not do what it is for, or left a graph that the verifier refuses. This is a bug of \
          Kiln: please report it with the model's config. `--disable PASS` may help until it is mended."
-    Unsupported "E0201" 1 "a target has no code for something in the model"
-        "All such places are listed, each with the reason. Another target may have code for it: `kiln targets`."
+    Unsupported "E0201" 1 "something in the model cannot be compiled"
+        "All such places are listed, each with the reason. Where a target has no code for an op, another may: `kiln \
+         targets`. An entry must give an output, and each of its symbolic sizes must be the size of an axis of an input, \
+         as the inputs decide it when they arrive: `--shape` fixes sizes."
     Tool "E0202" 1 "a tool of code generation failed"
         "MLIR, LLVM or lld refused what Kiln gave them. This is a bug of Kiln, or a broken installation of LLVM 22: \
          `kiln doctor` shows which one is in use."
@@ -98,14 +100,17 @@ codes! {
     Memory "E0311" 1 "there is no memory"
         "The message says for what and how many bytes. Smaller inputs take less."
     Index "E0312" 1 "an index is out of range"
-        "An input holds an index, such as a token id, that is beyond the table it is looked up in."
+        "An input holds an index, such as a token id, that is beyond the table it is looked up in. The message says where \
+         it stands, what it is, and which indices there are."
     Kernel "E0313" 1 "a kernel failed"
         "Machine code returned an error that it should not return. This is a bug of Kiln: please report it."
     Threads "E0314" 1 "threads cannot be had"
         "The number that was asked for is out of range, or the system refused to start them."
     Tolerance "E0401" 3 "outputs differ by more than the tolerance"
-        "The table shows for each output the relative L2 distance to the reference and the largest absolute difference. \
-         NaN never passes."
+        "An output passes if its relative L2 distance to the reference is at most `--rtol`. Where no element of the \
+         reference is larger than `--atol` a relative distance says nothing: there the largest absolute difference must be at \
+         most `--atol`. Elements that are NaN on both sides are counted and left out of the distances; NaN on one side \
+         only, or another shape, never passes."
     Unexplained "E0501" 2 "there is no error of that code"
         "kiln explain without a code lists all there are."
 }

@@ -1,6 +1,7 @@
 //! What went wrong, in the form in which it is shown: problems, each with a code, and what to do.
 
 use super::explain::Code;
+use kiln_runtime::plain_lines;
 use std::fmt::Display;
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -39,6 +40,12 @@ impl Failure {
         self.problems.first().map_or(1, |(code, _)| code.status())
     }
 
+    /// All problems with their codes.
+    pub(crate) fn json(&self) -> Vec<serde_json::Value> {
+        let problem = |(c, m): &(Code, String)| serde_json::json!({"code": c.name(), "message": m});
+        self.problems.iter().map(problem).collect()
+    }
+
     /// The failure as the user reads it.
     pub(crate) fn report(&self) -> String {
         let shown = &self.problems[..self.problems.len().min(SHOWN)];
@@ -53,6 +60,7 @@ impl Failure {
         codes.sort_unstable();
         codes.dedup();
         codes.into_iter().for_each(|code| text += &format!("more: kiln explain {code}\n"));
-        text
+        // Names in messages are those of files and of what is in them.
+        plain_lines(&text).into_owned()
     }
 }

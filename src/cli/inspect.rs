@@ -5,8 +5,8 @@ use super::failure::{Failure, Result};
 use super::{artifact, interpret, options, output};
 use kiln_frontend::Loaded;
 use kiln_passes::Record;
-use kiln_runtime::Artifact;
-use kiln_runtime::cli::{InspectArgs, OpenArgs};
+use kiln_runtime::cli::{InspectArgs, OpenArgs, unpack_record};
+use kiln_runtime::{Artifact, plain, plain_lines};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let inner = InspectArgs { artifact: path.clone(), rewrites: show_rewrites && json, plan, memory, html, open, json };
     artifact::verb(|out| kiln_runtime::cli::inspect(&inner, out))?;
     if show_rewrites && !json {
-        output::print(rewrites(&record(&path, &artifact::open(&path)?)?))?;
+        output::print(&*plain_lines(&rewrites(&record(&path, &artifact::open(&path)?)?)))?;
     }
     Ok(())
 }
@@ -79,8 +79,9 @@ fn is_artifact(path: &Path) -> Result<bool> {
 
 /// The record of rewrites that an artifact holds.
 fn record(path: &Path, artifact: &Artifact) -> Result<Record> {
-    let bad = |e| Failure::new(Code::Malformed, format_args!("{}: rewrite record: {e}", path.display()));
-    serde_json::from_slice(artifact.rewrites()?).map_err(bad)
+    let bad = |e: String| Failure::new(Code::Malformed, format_args!("{}: {e}", path.display()));
+    let text = unpack_record(artifact.rewrites()?).map_err(bad)?;
+    serde_json::from_str(&text).map_err(|e| bad(format!("rewrite record: {e}")))
 }
 
 /// Rewrites for people.
@@ -122,16 +123,16 @@ fn model(args: &Args) -> Result<()> {
         "notes": notes,
     });
     output::facts(args.json, object, || {
-        let mut text = format!("{}, {}\n", module.name, module.stage.name());
-        signatures.iter().for_each(|s| text += &format!("entry {s}\n"));
+        let mut text = format!("{}, {}\n", plain(&module.name), module.stage.name());
+        signatures.iter().for_each(|s| text += &format!("entry {}\n", plain(s)));
         for (name, min, max, multiple) in &symbols {
             text += &format!("symbol {name}: {min} to {max}, in steps of {multiple}\n");
         }
         text += &format!("weights: {count} parameters, {}\n", output::bytes(bytes));
         let ops: Vec<String> = ops.iter().map(|(name, n)| format!("{n} {name}")).collect();
         text += &format!("ops: {}\n", ops.join(", "));
-        module.metadata.iter().for_each(|(key, value)| text += &format!("metadata {key}: {value}\n"));
-        notes.iter().for_each(|n| text += &format!("note: {n}\n"));
+        module.metadata.iter().for_each(|(key, value)| text += &format!("metadata {}: {}\n", plain(key), plain(value)));
+        notes.iter().for_each(|n| text += &format!("note: {}\n", plain(n)));
         text
     })
 }

@@ -4,9 +4,12 @@ use super::explain::Code;
 use super::failure::{Failure, Result};
 use kiln_frontend::Loaded;
 use kiln_ir::eval::{self, Data, EvalError, Tensor};
-use kiln_ir::{Dim, ElemType, Entry, Module, Type};
-use kiln_runtime::TensorView;
+use kiln_ir::sample::{self, Domain, Random};
+use kiln_ir::{ElemType, Entry, Module, Type};
+use kiln_runtime::format::Port;
+use kiln_runtime::{Artifact, TensorView, plain};
 use std::collections::HashMap;
+use std::fmt::Display;
 
 /// Tensors by name, in an order.
 pub(crate) type Named = Vec<(String, Tensor)>;
@@ -79,41 +82,26 @@ pub(crate) fn read(path: &std::path::Path) -> Result<Named> {
     tensors.into_iter().map(|(name, t)| Ok((name, from_runtime(t.view())?))).collect()
 }
 
-/// Inputs for an entry, the same every time: floats evenly over [-1, 1), integers 0 or 1 with a 1 first in each row, so
-/// that no mask hides a whole row. Symbolic sizes are small and differ from each other.
-pub(crate) fn made_up(module: &Module, entry: &Entry) -> Named {
-    let sizes: Vec<(kiln_ir::Symbol, i64)> = module
-        .symbols
-        .iter()
-        .enumerate()
-        .map(|(i, s)| {
-            let wanted = (3 + 4 * i as i64).max(s.min);
-            let wanted = wanted.saturating_add(s.multiple_of - 1) / s.multiple_of * s.multiple_of;
-            (s.symbol, wanted.min(s.max))
-        })
-        .collect();
-    let size = |dim: &Dim| {
-        let n = dim.eval(&|s| sizes.iter().find(|(known, _)| *known == s).map(|(_, n)| *n));
-        n.and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+/// Inputs that an artifact's entry takes, the same every time: floats in -1..1, integers 0 or 1 with a 1 first in each
+/// row, so that no mask hides a whole row. Symbolic sizes are small and differ from each other.
+pub(crate) fn made_up(artifact: &Artifact, entry: &kiln_runtime::format::Entry) -> Result<Named> {
+    let symbol = |(i, s): (usize, &kiln_runtime::format::Symbol)| {
+        let step = s.multiple_of.max(1);
+        (3 + 4 * i as i64).max(s.min).saturating_add(step - 1).min(s.max) / step * step
     };
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    // SplitMix64.
-    let mut next = move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+    let sizes: Vec<i64> = artifact.manifest().symbols.iter().enumerate().map(symbol).collect();
+    let input = |port: &Port| {
+        let dims = port.dims.iter().map(|d| d.eval_size(&sizes).map(|n| n as usize));
+        let fail = |e: &dyn Display| Failure::new(Code::Inputs, format_args!("input {}: {e}", plain(&port.name)));
+        let shape: Vec<usize> = dims.collect::<Result<_, _>>().map_err(|e| fail(&e))?;
+        // Asked for here, as a shape that no memory holds may come of any artifact.
+        kiln_runtime::Tensor::zeros(port.elem, &shape)?;
+        let elem = ElemType::from_name(port.elem.name()).ok_or_else(|| fail(&"of a type that graphs lack"))?;
+        let mut tensor = sample::tensor(&mut Random::named(&port.name, 0), elem, &shape, Domain::Small);
+        if let Data::I(values) = &mut tensor.data {
+            values.iter_mut().step_by(shape.last().copied().unwrap_or(1).max(1)).for_each(|v| *v = 1);
+        }
+        Ok((port.name.clone(), tensor))
     };
-    let mut tensor = |ty: &Type| {
-        let shape: Vec<usize> = ty.dims.iter().map(size).collect();
-        let (count, row) = (shape.iter().product(), shape.last().copied().unwrap_or(1).max(1));
-        let data = if ty.elem.is_float() {
-            // 24 bits, so that the value is exact in f32.
-            Data::F((0..count).map(|_| (next() >> 40) as f64 / (1u64 << 23) as f64 - 1.0).collect())
-        } else {
-            Data::I((0..count).map(|i: usize| if i.is_multiple_of(row) { 1 } else { (next() & 1) as i64 }).collect())
-        };
-        Tensor { elem: ty.elem, shape, data }
-    };
-    module.regions[entry.body].args.iter().map(|v| (module.name_of(*v), tensor(module.ty(*v)))).collect()
+    entry.inputs.iter().map(input).collect()
 }

@@ -121,7 +121,7 @@ fn a_wrong_command_line_ends_with_2() {
         "compile examples/models/digits-vit -o x.kiln --weights q8",
         "compile examples/models/digits-vit -o x.kiln --weights q4",
         "compile examples/models/digits-vit -o x.kiln --early-exit 0.9",
-        "compile examples/models/digits-vit -o x.kiln --target cuda:sm_80",
+        "compile examples/models/digits-vit -o x.kiln --target cuda:sm_20",
         "compile examples/models/digits-vit -o x.kiln --target cpu:z80",
         "compile examples/models/digits-vit -o x.kiln --format onnx",
         "compile examples/models/digits-vit -o x.kiln --exactness e9",
@@ -189,7 +189,8 @@ fn explain_knows_every_code() {
 fn targets_and_doctor_say_what_is_here() {
     let targets = words("targets --json").well().json();
     let names: Vec<&str> = targets["targets"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["cpu:x86-64-v2", "cpu:x86-64-v3", "cpu:x86-64-v4", "cpu:aarch64"]);
+    let expected = ["cpu:x86-64-v2", "cpu:x86-64-v3", "cpu:x86-64-v4", "cpu:aarch64", "cuda:sm_80", "cuda:sm_90a"];
+    assert_eq!(names, expected);
     assert!(words("targets").well().stdout.contains("cpu:x86-64-v3"));
     let doctor = words("doctor --json").well().json();
     assert!(doctor["llvm"].as_str().unwrap().starts_with("22."), "{doctor}");
@@ -219,6 +220,7 @@ fn compile_reports_what_it_made() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no other file is left");
     let inspect = kiln(["inspect", out.to_str().unwrap(), "--plan", "--memory", "--rewrites", "--json"]).well().json();
     assert_eq!(inspect["entries"][0]["name"], "forward");
+    assert!(inspect["targets"].as_array().unwrap().iter().all(|t| t["kernels"] == json["kernels"]), "{inspect}");
     assert!(!inspect["rewrites"]["rewrites"].as_array().unwrap().is_empty());
     let text = kiln(["inspect", out.to_str().unwrap(), "--rewrites"]).well().stdout;
     assert!(text.contains("fuse-attention") && text.contains("section weights"), "{text}");
@@ -291,7 +293,101 @@ fn compare_passes_and_fails() {
     let args = ["compare", artifact(), nan.to_str().unwrap(), "--inputs"];
     let input = folder.path().join("in.safetensors");
     tensors(&input, "pixel_values", &[1, 1, 32, 32], &[0.5; 1024]);
-    kiln(args.into_iter().chain([input.to_str().unwrap(), "--rtol", "1e30"])).exits(3).says(&["E0401"]);
+    kiln(args.into_iter().chain([input.to_str().unwrap(), "--rtol", "1e30"]))
+        .exits(3)
+        .says(&["E0401", "10 on one side"]);
+}
+
+#[test]
+fn compare_judges_zeros_by_difference_and_counts_nan() {
+    let folder = folder();
+    let graph = folder.path().join("odd.kir");
+    let text = "module @odd stage=imported {
+  dim N = 1..1000
+  entry @forward(%x: f32[N]) -> (nan: f32[N], zero: f32[N]) {
+    %0 = mul %x, %x : f32[N]
+    %1 = add %0, 1.0 : f32[N]
+    %2 = neg %1 : f32[N]
+    %3 = log %2 : f32[N]
+    %4 = mul %x, 0.1 : f32[N]
+    %5 = mul %x, 0.2 : f32[N]
+    %6 = mul %x, 0.3 : f32[N]
+    %7 = add %4, %5 : f32[N]
+    %8 = sub %7, %6 : f32[N]
+    return %3, %8
+  }
+}
+";
+    fs::write(&graph, text).unwrap();
+    let (graph, out) = (graph.to_str().unwrap(), folder.path().join("odd.kiln"));
+    kiln(["compile", graph, "-o", out.to_str().unwrap()]).well();
+    let done = kiln(["compare", out.to_str().unwrap(), graph, "--json"]).well();
+    let outputs = &done.json()["outputs"];
+    assert_eq!((&outputs[0]["nan_in_both"], &outputs[0]["nan_in_one"]), (&3.into(), &0.into()), "{outputs}");
+    assert_eq!((&outputs[1]["judged_by"], &outputs[1]["passed"]), (&"max_abs".into(), &true.into()), "{outputs}");
+    kiln(["compare", out.to_str().unwrap(), graph, "--atol", "0"]).exits(3).says(&["output zero"]);
+}
+
+/// Inputs are made up for the artifact, which may take less than the model.
+#[test]
+fn compare_makes_up_inputs_that_the_artifact_takes() {
+    let folder = folder();
+    let graph = line(folder.path());
+    let (graph, out) = (graph.to_str().unwrap(), folder.path().join("fixed.kiln"));
+    for more in [["--shape", "x=5"], ["--max", "N=2"], ["--shape", "x=M"]] {
+        kiln(["compile", graph, "-o", out.to_str().unwrap()].into_iter().chain(more)).well();
+        kiln(["compare", out.to_str().unwrap(), graph]).well();
+    }
+}
+
+#[test]
+fn an_index_out_of_range_names_its_place_value_and_range() {
+    let folder = folder();
+    let graph = folder.path().join("lookup.kir");
+    let text = "module @lookup stage=imported {
+  dim B = 1..9
+  dim S = 1..9
+  const %table : f32[3,2] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+  entry @forward(%ids: f32[B,S]) -> (y: f32[B,S,2]) {
+    %0 = convert %ids to=i64 : i64[B,S]
+    %1 = gather %table, %0 axis=0 : f32[B,S,2]
+    return %1
+  }
+  entry @direct(%ids: i64[B,S]) -> (y: f32[B,S,2]) {
+    %0 = gather %table, %ids axis=0 : f32[B,S,2]
+    return %0
+  }
+}
+";
+    fs::write(&graph, text).unwrap();
+    let out = folder.path().join("lookup.kiln");
+    kiln(["compile", graph.to_str().unwrap(), "-o", out.to_str().unwrap()]).well();
+    let input = folder.path().join("in.safetensors");
+    let run = |entry: &str| {
+        let args = ["run", out.to_str().unwrap(), "--entry", entry, "--inputs", input.to_str().unwrap()];
+        kiln(args).exits(1).says(&["E0312"])
+    };
+    tensors(&input, "ids", &[2, 3], &[0.0, 1.0, 2.0, 2.0, -7.0, 1.0]);
+    run("forward").says(&["a computed index is -7, expected an index from 0 to 2"]);
+    let bytes: Vec<u8> = [0i64, 1, 2, 2, 3, 1].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let header = r#"{"ids":{"dtype":"I64","shape":[2,3],"data_offsets":[0,48]}}"#;
+    fs::write(&input, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes].concat()).unwrap();
+    run("direct").says(&["gather: input ids[1, 1] is 3, expected an index from 0 to 2"]);
+}
+
+#[test]
+fn files_that_cannot_be_written_are_named_as_such() {
+    for args in [
+        ["bench", artifact(), "--inputs", "examples/digit.png", "--iterations", "1", "--profile", "/dev/full"],
+        ["run", artifact(), "--inputs", "examples/digit.png", "--threads", "1", "--outputs", "/dev/full/x.npz"],
+    ] {
+        kiln(args).exits(1).says(&["E0102", "/dev/full"]);
+    }
+    kiln(["run", artifact(), "--inputs", "no/such.npz"]).exits(1).says(&["E0101", "no/such.npz"]);
+    // A picture is no input of the interpreter.
+    let done = kiln(["eval", VIT, "--inputs", "examples/digit.png"]).exits(1).says(&["E0310", "digit.png"]);
+    assert!(!done.stderr.contains("or .png"), "{}", done.stderr);
+    kiln(["run", artifact(), "--inputs", "README.md"]).exits(1).says(&["E0310", "or .png"]);
 }
 
 #[test]
@@ -378,6 +474,56 @@ fn check_lists_everything_at_once() {
     assert!(json["errors"].as_array().unwrap().len() >= 2, "{json}");
 }
 
+/// What the files do not show, but planning does.
+#[test]
+fn check_refuses_what_compile_refuses() {
+    let folder = folder();
+    let path = folder.path().join("graph.kir");
+    let out = folder.path().join("graph.kiln");
+    let module = |body: &str| format!("module @m stage=imported {{\n{body}}}\n");
+    let cases: [(String, &[&str]); 5] = [
+        (module(""), &["module @m: it has no entry"]),
+        (module("  entry @f(%x: f32[2]) -> () {\n    return\n  }\n"), &["entry @f: it has no output"]),
+        (
+            module(
+                "  dim B = 1..9\n  entry @f(%x: f32[B*B]) -> (y: f32[B*B]) {\n    %0 = exp %x : f32[B*B]\n    return %0\n  }\n",
+            ),
+            &["entry @f: nothing decides B"],
+        ),
+        (
+            module(
+                "  dim B = 1..9\n  entry @f(%x: f32[1]) -> (y: f32[B]) {\n    %0 = broadcast %x to=[B] : f32[B]\n    return %0\n  }\n",
+            ),
+            &["entry @f: nothing decides B"],
+        ),
+        // All at once.
+        (
+            module(
+                "  entry @f(%x: i32[2,3], %y: i32[3,4]) -> (z: i32[2,4]) {\n    %0 = matmul %x, %y : i32[2,4]\n    \
+                 return %0\n  }\n  entry @g(%x: f32[2]) -> () {\n    return\n  }\n",
+            ),
+            &["no product of i32", "entry @g: it has no output"],
+        ),
+    ];
+    for (text, words) in &cases {
+        fs::write(&path, text).unwrap();
+        let path = path.to_str().unwrap();
+        let check = kiln(["check", path, "--json"]).exits(1).says(words).says(&["E0201"]);
+        let json = check.json();
+        assert_eq!(
+            (&json["ok"], json["errors"].as_array().unwrap().len()),
+            (&Value::Bool(false), words.len()),
+            "{json}"
+        );
+        assert!(json["errors"].as_array().unwrap().iter().all(|e| e["code"] == "E0201" && e["message"].is_string()));
+        kiln(["compile", path, "-o", out.to_str().unwrap()]).exits(1).says(words).says(&["E0201"]);
+        assert!(!out.exists());
+    }
+    fs::write(&path, LINE).unwrap();
+    kiln(["check", path.to_str().unwrap(), "--target", "cpu:aarch64"]).well();
+    kiln(["check", path.to_str().unwrap(), "--target", "cpu:z80"]).exits(2);
+}
+
 #[test]
 fn errors_in_models_name_file_place_expected_and_found() {
     kiln(["compile", "no/such/model", "-o", "x.kiln"]).exits(1).says(&["no/such/model", "explain E01"]);
@@ -388,6 +534,12 @@ fn errors_in_models_name_file_place_expected_and_found() {
     kiln(["opt", graph.to_str().unwrap()]).exits(1).says(&["bad.kir", "4", "mul"]);
     fs::write(&graph, LINE.replace("add", "plus")).unwrap();
     kiln(["opt", graph.to_str().unwrap()]).exits(1).says(&["E0107", "bad.kir", "5", "plus"]);
+    for broken in [LINE.replace("stage", "age"), LINE.replace("%1 = add %0, 1.0 : f32[N]", "%1 = add %0, 1.0 : f32[7]")]
+    {
+        fs::write(&graph, broken).unwrap();
+        let done = kiln(["opt", graph.to_str().unwrap()]).exits(1).says(&["bad.kir", "expected", "found"]);
+        assert_eq!(done.stderr.matches("expected").count(), 1, "{}", done.stderr);
+    }
     let model = folder.path();
     fs::copy(Path::new(ROOT).join(VIT).join("config.json"), model.join("config.json")).unwrap();
     let config = fs::read_to_string(model.join("config.json")).unwrap();
@@ -446,13 +598,14 @@ fn damaged_artifacts_are_refused() {
     run(b"#!/bin/sh\n").exits(1).says(&["E0301", "bad.kiln"]);
     let mut newer = whole.clone();
     newer[8] += 1;
-    run(&newer).exits(1).says(&["E0302", "version 2", "version 1"]);
+    let versions = [1, 0].map(|n| format!("version {}", kiln_runtime::format::FORMAT_VERSION + n));
+    run(&newer).exits(1).says(&["E0302", &versions[0], &versions[1]]);
     // Some twenty places over the whole file, each cut there and changed there.
     for place in (0..20).map(|i| i * (whole.len() - 1) / 19) {
         run(&whole[..place]).exits(1).says(&["error[E03"]);
         let mut flipped = whole.clone();
         flipped[place] ^= 0x40;
-        let done = run(&flipped).exits(1).says(&["error[E03"]);
+        let done = run(&flipped).exits(1).says(&["error[E03", "bad.kiln"]);
         assert!(!done.stdout.contains("class"), "byte {place}: {}", done.stdout);
     }
 }

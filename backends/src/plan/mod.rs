@@ -9,10 +9,12 @@
 //! - Temporaries get arena offsets as formulas over the symbols; an operand that dies where its successor is written
 //!   in the same order lends its memory.
 //!
-//! All nodes that cannot be planned are reported at once.
+//! All nodes that cannot be planned are reported at once, and with them what is wrong with entries: one that gives
+//! nothing, or whose sizes its inputs do not decide.
 
 mod arena;
 mod cell;
+mod entries;
 mod group;
 pub mod layout;
 mod loops;
@@ -96,10 +98,10 @@ pub struct PlanOptions {
     pub weights: Option<ElemType>,
 }
 
-/// A node that has no plan.
+/// A part of a module that has no plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unsupported {
-    /// The op or ops.
+    /// The op or ops, or the entry.
     pub node: String,
     /// Where in the model file it came from.
     pub source: Option<String>,
@@ -113,12 +115,19 @@ pub struct PlanError(pub Vec<Unsupported>);
 impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, u) in self.0.iter().enumerate() {
-            write!(f, "{}{}: {}", if i > 0 { "\n" } else { "" }, u.node, u.reason)?;
-            if let Some(source) = &u.source {
-                write!(f, " (from {source})")?;
-            }
+            write!(f, "{}{u}", if i > 0 { "\n" } else { "" })?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.node, self.reason)?;
+        match &self.source {
+            Some(source) => write!(f, " (from {source})"),
+            None => Ok(()),
+        }
     }
 }
 

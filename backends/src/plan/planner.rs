@@ -1,7 +1,7 @@
 //! The walk over a region's nodes: values to views, nodes to launches.
 
 use super::{
-    Buffer, EntryPlan, Launch, ModulePlan, Place, PlanError, PlanOptions, Step, Unsupported, arena,
+    Buffer, EntryPlan, Launch, ModulePlan, Place, PlanError, PlanOptions, Step, Unsupported, arena, entries,
     group::Group,
     layout::{Layout, axis, coalesce, is_view},
     loops::Code,
@@ -79,6 +79,7 @@ pub(super) struct Planner<'m> {
 }
 
 pub(super) fn plan(m: &Module, options: &PlanOptions) -> Result<ModulePlan, PlanError> {
+    let unsupported = entries::refusals(m);
     let (m, tiles) = &rows::prepare(m);
     let mut p = Planner {
         m,
@@ -89,7 +90,7 @@ pub(super) fn plan(m: &Module, options: &PlanOptions) -> Result<ModulePlan, Plan
         kernels: vec![],
         known_kernels: HashMap::new(),
         weight_time: HashMap::new(),
-        unsupported: vec![],
+        unsupported,
         views: HashMap::new(),
         places: HashMap::new(),
         copies: HashMap::new(),

@@ -71,21 +71,26 @@ impl<'s, 'k> Task<'s, 'k> {
             k.for_carry(first, end, 1, status, |slice, status| {
                 let at = coordinates(slice, &outer);
                 let (front, indices) = at.split_at(self.shared.len() + self.before.len());
-                let index = self.index_at(&[&front[..self.shared.len()], indices].concat());
-                let good = index.cmp(Cmp::Ult, axis.v(k));
-                k.if_(good, || {
+                let address = self.index.at(&[&front[..self.shared.len()], indices].concat());
+                let index = self.index_at(address);
+                let copy = || {
                     let from = self.table.at(&[front, &[Ix::Value(index)]].concat());
                     self.copy(&after, from, self.output.at(&at));
-                });
-                vec![good.select(status[0], k.int(Ty::I32, 1))]
+                    vec![status[0]]
+                };
+                let refuse = || {
+                    k.if_(status[0].cmp(Cmp::Eq, zero), || kernel.note_bad_index(address, index, axis));
+                    vec![k.int(Ty::I32, 1)]
+                };
+                k.if_else(index.cmp(Cmp::Ult, axis.v(k)), copy, refuse)
             })
         });
         status[0]
     }
 
     /// The index as a number that is below the size of the axis only if it is one of its indices.
-    fn index_at(&self, indices: &[Ix<'k>]) -> V<'k> {
-        let raw = self.index.load(self.index.at(indices), 0.into(), Part::All(1));
+    fn index_at(&self, address: Ptr<'k>) -> V<'k> {
+        let raw = self.index.load(address, 0.into(), Part::All(1));
         raw.to_index(self.index.elem.kind() == Kind::Signed).v(self.k)
     }
 

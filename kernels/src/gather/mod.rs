@@ -4,7 +4,7 @@ mod emit;
 
 use crate::{
     Access, Buffer, Cost, Family,
-    abi::ModuleBuilder,
+    abi::{BAD_INDEX_BYTES, ModuleBuilder},
     access::{self, Operand},
     cpu::Cpu,
     map::axes::{Axis, arrange},
@@ -12,7 +12,8 @@ use crate::{
 use kiln_ir::Dim;
 
 /// `output[s, b, i, a] = table[s, b, index[s, i], a]` for `s` in `shared`, `b` in `before`, `i` in `indices`, `a` in
-/// `after`. For an index that is negative or not below `axis` nothing is read or written, and the status is 1.
+/// `after`. For an index that is negative or not below `axis` nothing is read or written, and the status is 1 with a note
+/// on the first such index.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Spec {
     /// The axes that the table and the index have in common.
@@ -79,7 +80,7 @@ impl Family for Spec {
     }
 
     fn scratch_bytes(&self) -> Dim {
-        0.into()
+        BAD_INDEX_BYTES.into()
     }
 
     /// Of the table, what the indices reach is moved.

@@ -2,8 +2,8 @@
 
 use super::{Counter, Loop, Memory, Place, Spec, Step, Times, compact};
 use crate::{
-    Family,
-    abi::{Kernel, LOOP_LIMIT, ModuleBuilder},
+    Family, KernelSpec,
+    abi::{BAD_INDEX_BYTES, INDEX_OUT_OF_RANGE, Kernel, LOOP_LIMIT, ModuleBuilder},
     build::{Bool, Cmp, Elem, Ix, K, Ptr, Ty, V},
     cpu::Cpu,
 };
@@ -20,7 +20,7 @@ pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str, cp
         let emitter = Emitter::new(spec, kernel, symbol);
         emitter.status.store(kernel.k.int(Ty::I32, 0));
         kernel.tasks(|task| emitter.task(task));
-        Some(emitter.status.load(Ty::I32))
+        Some(emitter.result())
     });
 }
 
@@ -81,6 +81,19 @@ impl<'s, 'k> Emitter<'s, 'k> {
             status: kernel.scratch,
             state: kernel.scratch,
         }
+    }
+
+    /// The status. A note that a lookup inside has left comes to where that of this kernel is looked for.
+    fn result(&self) -> V<'k> {
+        let (k, status) = (self.k, self.status.load(Ty::I32));
+        if self.spec.kernels.iter().any(|kernel| matches!(kernel, KernelSpec::Gather(_))) {
+            k.if_(Bool::Value(status.cmp(Cmp::Eq, k.int(Ty::I32, INDEX_OUT_OF_RANGE))), || {
+                for word in (0..BAD_INDEX_BYTES).step_by(8) {
+                    self.kernel.scratch.bytes(word).store(self.scratch.bytes(word).load(Ty::I64));
+                }
+            });
+        }
+        status
     }
 
     fn task(&self, task: Ix<'k>) {

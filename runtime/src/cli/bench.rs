@@ -1,7 +1,7 @@
 //! `bench`: repeated runs of one entry, timed one by one.
 
 use super::trace::Trace;
-use super::{CliError, EntryArgs, views, write_tensors};
+use super::{CliError, EntryArgs, line, views, write_tensors};
 use crate::artifact::hex;
 use crate::{Artifact, Session, Tensor};
 use serde_json::json;
@@ -56,7 +56,7 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     sorted.sort_by(f64::total_cmp);
     let at = |q: f64| 1e3 * sorted[((sorted.len() - 1) as f64 * q).round() as usize];
     let (threads, target) = (session.threads(), artifact.manifest().targets[session.target()].name.clone());
-    writeln!(
+    line!(
         out,
         "{entry} on {target}, {threads} threads: median {:.3} ms, min {:.3} ms, 90th percentile {:.3} ms of {} runs",
         at(0.5),
@@ -136,12 +136,12 @@ fn profile(
         serde_json::to_writer(&mut file, &trace.json())?;
         file.flush()
     };
-    crate::write_output(path, write).map_err(|e| CliError::file(path, e))?;
+    crate::write_output(path, write).map_err(CliError::write(path))?;
     let rows = trace.by_kernel();
     let total: f64 = rows.iter().map(|row| row.1).sum();
     for (kernel, us, count) in &rows {
         let (ms, share) = (us / 1e3 / f64::from(runs), 100.0 * us / total);
-        writeln!(out, "{ms:9.3} ms {share:5.1} % {:5} launches  {kernel}", count / runs as usize)?;
+        line!(out, "{ms:9.3} ms {share:5.1} % {:5} launches  {kernel}", count / runs as usize)?;
     }
     let row = |(kernel, us, count): &(String, f64, usize)| json!({"kernel": kernel, "seconds": us / 1e6 / f64::from(runs), "launches": count / runs as usize});
     Ok(json!({"trace": path.to_string_lossy(), "kernels": rows.iter().map(row).collect::<Vec<_>>()}))

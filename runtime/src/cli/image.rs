@@ -22,8 +22,8 @@ struct Picture {
 
 pub(super) fn is_png(path: &Path) -> Result<bool, CliError> {
     let mut start = [0; 8];
-    let mut file = File::open(path).map_err(|e| CliError::file(path, e))?;
-    let n = read_up_to(&mut file, &mut start).map_err(|e| CliError::file(path, e))?;
+    let mut file = File::open(path).map_err(CliError::read(path))?;
+    let n = read_up_to(&mut file, &mut start).map_err(CliError::read(path))?;
     Ok(start[..n] == *b"\x89PNG\r\n\x1a\n")
 }
 

@@ -1,8 +1,9 @@
 //! `inspect`: what is in an artifact.
 
-use super::{CliError, OpenArgs, report};
+use super::{CliError, OpenArgs, line, report, unpack_record};
 use crate::artifact::hex;
 use crate::format::{Arg, Count, Manifest, Plan, Port, SectionKind, Step, UNBOUNDED};
+use crate::text::plain_lines;
 use crate::{Artifact, machine};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -36,58 +37,57 @@ pub struct InspectArgs {
 /// Prints the artifact's manifest, and its plans, memory and rewrites as asked. Its whole content is verified first.
 pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let artifact = args.open.open(&args.artifact)?;
-    artifact.verify().map_err(|source| CliError::Artifact { path: args.artifact.clone(), source })?;
+    artifact.verify()?;
     let manifest = artifact.manifest();
-    writeln!(out, "{} by {}", manifest.model_name, manifest.producer)?;
-    writeln!(out, "root {}", hex(&artifact.root()))?;
+    line!(out, "{} by {}", manifest.model_name, manifest.producer)?;
+    line!(out, "root {}", hex(&artifact.root()))?;
     match artifact.signer() {
-        Some(key) => writeln!(out, "signed by {}", hex(&key))?,
-        None => writeln!(out, "not signed")?,
+        Some(key) => line!(out, "signed by {}", hex(&key))?,
+        None => line!(out, "not signed")?,
     }
     for entry in &manifest.entries {
         let ports = |ports: &[Port]| ports.iter().map(|p| manifest.describe(p)).collect::<Vec<_>>().join(", ");
-        writeln!(out, "entry {}({}) -> ({})", entry.name, ports(&entry.inputs), ports(&entry.outputs))?;
+        line!(out, "entry {}({}) -> ({})", entry.name, ports(&entry.inputs), ports(&entry.outputs))?;
     }
     for s in &manifest.symbols {
         let max = if s.max == UNBOUNDED { "any".to_owned() } else { s.max.to_string() };
-        writeln!(out, "symbol {}: {} to {max}, in steps of {}", s.name, s.min, s.multiple_of)?;
+        line!(out, "symbol {}: {} to {max}, in steps of {}", s.name, s.min, s.multiple_of)?;
     }
     for s in &manifest.states {
         let dims: Vec<String> = s.dims.iter().map(|d| d.display(&[] as &[&str])).collect();
-        writeln!(out, "state {}: {}[{}], kept for the {:?}", s.name, s.elem, dims.join(", "), s.lifetime)?;
+        line!(out, "state {}: {}[{}], kept for the {:?}", s.name, s.elem, dims.join(", "), s.lifetime)?;
     }
     let best = artifact.best_target().ok();
     for (i, target) in manifest.targets.iter().enumerate() {
         let code = artifact.section(SectionKind::Code, i as u32).len();
         let here = if Some(i) == best { ", used on this machine" } else { "" };
-        writeln!(out, "target {}: {} kernels, {code} bytes of code{here}", target.name, target.kernels.len())?;
+        line!(out, "target {}: {} kernels, {code} bytes of code{here}", target.name, target.functions())?;
     }
     for (key, value) in &manifest.metadata {
-        writeln!(out, "metadata {key}: {value}")?;
+        line!(out, "metadata {key}: {value}")?;
     }
     for section in artifact.sections() {
-        writeln!(out, "section {}: {} bytes at {}", section.label(), section.len, section.offset)?;
+        line!(out, "section {}: {} bytes at {}", section.label(), section.len, section.offset)?;
     }
-    writeln!(out, "file: {} bytes", artifact.file_bytes())?;
+    line!(out, "file: {} bytes", artifact.file_bytes())?;
     if args.memory {
         memory(&artifact, best, out)?;
     }
     if args.plan {
         plans(&artifact, best, out)?;
     }
-    let rewrites = artifact.rewrites()?;
+    let rewrites = unpack_record(artifact.rewrites()?).map_err(|e| CliError::file(&args.artifact, e))?;
     if args.rewrites {
-        writeln!(out, "{}", String::from_utf8_lossy(rewrites))?;
+        writeln!(out, "{}", plain_lines(&rewrites))?;
     }
     if let Some(path) = &args.html {
-        let page = report::page(&artifact, best, rewrites);
-        crate::write_output(path, |file| file.write_all(page.as_bytes())).map_err(|e| CliError::file(path, e))?;
+        let page = report::page(&artifact, best, &rewrites);
+        crate::write_output(path, |file| file.write_all(page.as_bytes())).map_err(CliError::write(path))?;
     }
     if args.json {
         let mut facts = facts(&artifact, best);
         if args.rewrites {
-            facts["rewrites"] = serde_json::from_slice(rewrites)
-                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(rewrites).into_owned()));
+            facts["rewrites"] = serde_json::from_str(&rewrites).unwrap_or(Value::String(rewrites));
         }
         writeln!(out, "{facts}")?;
     }
@@ -104,23 +104,23 @@ pub(super) fn shown(artifact: &Artifact, best: Option<usize>) -> impl Iterator<I
 fn memory(artifact: &Artifact, best: Option<usize>, out: &mut dyn Write) -> Result<(), CliError> {
     let names = artifact.manifest().symbol_names();
     let weights = artifact.section(SectionKind::Weights, 0).len();
-    writeln!(out, "memory: {weights} bytes of weights, used in place")?;
+    line!(out, "memory: {weights} bytes of weights, used in place")?;
     for (name, plan) in shown(artifact, best) {
         let (arena, scratch) = (plan.arena_bytes.display(&names), plan.scratch_bytes.display(&names));
-        writeln!(out, "memory of {name}: arena {arena}; scratch of each thread {scratch}")?;
+        line!(out, "memory of {name}: arena {arena}; scratch of each thread {scratch}")?;
     }
     Ok(())
 }
 
 fn plans(artifact: &Artifact, best: Option<usize>, out: &mut dyn Write) -> Result<(), CliError> {
     for (name, plan) in shown(artifact, best) {
-        writeln!(out, "plan of {name}:")?;
+        line!(out, "plan of {name}:")?;
         for (i, block) in plan.blocks.iter().enumerate() {
             if plan.blocks.len() > 1 {
-                writeln!(out, "  block {i}:")?;
+                line!(out, "  block {i}:")?;
             }
             for step in &block.steps {
-                writeln!(out, "    {}", step_text(artifact.manifest(), best.unwrap_or(0), step))?;
+                line!(out, "    {}", step_text(artifact.manifest(), best.unwrap_or(0), step))?;
             }
         }
     }
@@ -177,7 +177,7 @@ fn facts(artifact: &Artifact, best: Option<usize>) -> Value {
         json!({"name": s.name, "min": s.min, "max": max, "multiple_of": s.multiple_of})
     });
     let targets = manifest.targets.iter().enumerate().map(|(i, t)| {
-        json!({"name": t.name, "features": t.features, "kernels": t.kernels.len(),
+        json!({"name": t.name, "features": t.features, "kernels": t.functions(),
             "code_bytes": artifact.section(SectionKind::Code, i as u32).len(), "used_here": Some(i) == best})
     });
     let states = manifest.states.iter().map(|s| {

@@ -8,6 +8,7 @@ mod bench;
 mod image;
 mod inspect;
 mod npy;
+mod record;
 mod report;
 mod run;
 mod tensors;
@@ -16,13 +17,21 @@ mod values;
 
 pub use bench::{BenchArgs, bench};
 pub use inspect::{InspectArgs, inspect};
+pub use record::{pack_record, unpack_record};
 pub use run::{RunArgs, run};
 pub use tensors::{read_tensors, write_tensors};
 
+use crate::text::plain_lines;
 use crate::{Artifact, OpenOptions, Session, SessionOptions, Tensor};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// Writes one line of text, of which parts may come from a file.
+macro_rules! line {
+    ($out:expr, $($text:tt)*) => { writeln!($out, "{}", $crate::text::plain(&format!($($text)*))) };
+}
+use line;
 
 /// Why a verb did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +41,13 @@ pub enum CliError {
     /// The artifact itself is at fault, and `source` does not name it.
     #[error("{path}: {source}", path = .path.display())]
     Artifact { path: PathBuf, source: crate::Error },
+    /// A file could be read or written, but its content is at fault.
     #[error("{path}: {problem}", path = .path.display())]
     File { path: PathBuf, problem: String },
+    #[error("{path}: {source}", path = .path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path}: {source}", path = .path.display())]
+    Write { path: PathBuf, source: io::Error },
     #[error("{0}")]
     Input(String),
     #[error("standard output: {0}")]
@@ -41,8 +55,16 @@ pub enum CliError {
 }
 
 impl CliError {
-    pub(crate) fn file(path: &Path, problem: impl ToString) -> CliError {
+    fn file(path: &Path, problem: impl ToString) -> CliError {
         CliError::File { path: path.to_owned(), problem: problem.to_string() }
+    }
+
+    fn read(path: &Path) -> impl FnOnce(io::Error) -> CliError {
+        |source| CliError::Read { path: path.to_owned(), source }
+    }
+
+    fn write(path: &Path) -> impl FnOnce(io::Error) -> CliError {
+        |source| CliError::Write { path: path.to_owned(), source }
     }
 }
 
@@ -54,11 +76,11 @@ pub fn exit(result: Result<(), CliError>) -> ExitCode {
         Err(e) => {
             use io::Write;
             // Nobody is left to tell when standard error is closed too.
-            let _ = writeln!(io::stderr(), "error: {e}");
+            let _ = writeln!(io::stderr(), "error: {}", plain_lines(&e.to_string()));
             ExitCode::from(match e {
                 // The command line names an entry that is not there, or should name one.
                 CliError::Input(_) | CliError::Runtime(crate::Error::NoEntry { .. }) => 2,
-                CliError::Runtime(_) | CliError::Artifact { .. } | CliError::File { .. } | CliError::Output(_) => 1,
+                _ => 1,
             })
         }
     }
@@ -134,7 +156,8 @@ impl EntryArgs {
             _ if artifact.manifest().entry_index("forward").is_some() => Ok("forward".to_owned()),
             _ => {
                 let names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
-                Err(CliError::Input(format!("choose one of the entries with --entry: {}", names.join(", "))))
+                let names = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
+                Err(CliError::Input(format!("choose one of the entries with --entry: {names}")))
             }
         }
     }
@@ -146,8 +169,13 @@ impl EntryArgs {
         if image::is_png(path)? {
             return image::read(path, &manifest, entry);
         }
+        let kinds = if manifest.metadata.contains_key("image.size") {
+            "expected .npz, .safetensors or .png"
+        } else {
+            tensors::KINDS
+        };
         let handle = session.entry(entry)?;
-        read_tensors(path, |types| handle.check(types).map_err(CliError::from))
+        tensors::read(path, kinds, |types| handle.check(types).map_err(CliError::from))
     }
 }
 

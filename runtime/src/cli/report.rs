@@ -11,7 +11,7 @@ table{border-collapse:collapse;margin:.5em 0}td,th{border-bottom:1px solid #ddd;
 vertical-align:top}th{font-weight:600}code,pre{font:13px/1.5 ui-monospace,monospace}pre{white-space:pre-wrap}</style>";
 
 /// The whole page. Plans are those of target `best`, or of the first. `rewrites` is shown as it stands.
-pub(super) fn page(artifact: &Artifact, best: Option<usize>, rewrites: &[u8]) -> String {
+pub(super) fn page(artifact: &Artifact, best: Option<usize>, rewrites: &str) -> String {
     let manifest = artifact.manifest();
     let mut html = HEAD.to_owned();
     let title = escape(&manifest.model_name);
@@ -33,7 +33,7 @@ pub(super) fn page(artifact: &Artifact, best: Option<usize>, rewrites: &[u8]) ->
     heading(&mut html, "Targets");
     let targets = manifest.targets.iter().enumerate().map(|(i, t)| {
         let here = if Some(i) == best { "used on this machine" } else { "" };
-        vec![t.name.clone(), format!("{} kernels", t.kernels.len()), here.to_owned()]
+        vec![t.name.clone(), format!("{} kernels", t.functions()), here.to_owned()]
     });
     table(&mut html, &["target", "", ""], targets);
 
@@ -57,7 +57,7 @@ pub(super) fn page(artifact: &Artifact, best: Option<usize>, rewrites: &[u8]) ->
         table(&mut html, &["block", "step"], steps);
     }
     heading(&mut html, "Rewrites");
-    html.push_str(&format!("<pre>{}</pre>\n", escape(&String::from_utf8_lossy(rewrites))));
+    html.push_str(&format!("<pre>{}</pre>\n", escape(rewrites)));
     html
 }
 

@@ -1,7 +1,7 @@
 //! `run`: one run of one entry.
 
 use super::values::{Class, classes, summary};
-use super::{CliError, EntryArgs, trace::Counter, views, write_tensors};
+use super::{CliError, EntryArgs, line, trace::Counter, views, write_tensors};
 use crate::format::Manifest;
 use crate::{Outputs, Session};
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         print_outputs(artifact.manifest(), &entry, &outputs, out)?;
     }
     for class in &classes {
-        writeln!(out, "class {}: {} ({:.1} %)", class.index, class.label, 100.0 * class.probability)?;
+        line!(out, "class {}: {} ({:.1} %)", class.index, class.label, 100.0 * class.probability)?;
     }
     let stats = counter.map(|counter| {
         let (launches, memory) = (counter.launches(), session.memory_bytes());
@@ -60,10 +60,10 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
 
 fn print_outputs(manifest: &Manifest, entry: &str, outputs: &Outputs, out: &mut dyn Write) -> Result<(), CliError> {
     for (name, tensor) in outputs.iter() {
-        writeln!(out, "{name}: {tensor:?}  {}", summary(tensor).text())?;
+        line!(out, "{name}: {tensor:?}  {}", summary(tensor).text())?;
     }
     if outputs.iter().next().is_none() {
-        writeln!(out, "entry {entry} of {} has no outputs", manifest.model_name)?;
+        line!(out, "entry {entry} of {} has no outputs", manifest.model_name)?;
     }
     Ok(())
 }

@@ -2,12 +2,14 @@
 
 use super::{CliError, npy};
 use crate::format::ElemType;
+use crate::text::plain;
 use crate::{Tensor, TensorView, write_output};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, View};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Cursor, Read, Write};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
@@ -33,20 +35,31 @@ const DTYPES: [(Dtype, ElemType); 13] = [
 
 type Named = Vec<(String, Tensor)>;
 
+/// What a file of another kind is told.
+pub(super) const KINDS: &str = "expected .npz or .safetensors";
+
 /// Reads all tensors of an .npz or .safetensors file, whichever the content is. `accept` sees names, types and shapes
 /// before anything of their size is allocated.
 pub fn read_tensors(
     path: &Path,
     accept: impl FnOnce(&[(&str, ElemType, &[usize])]) -> Result<(), CliError>,
 ) -> Result<Named, CliError> {
-    let fail = |e: String| CliError::file(path, e);
-    let mut file = File::open(path).map_err(|e| fail(e.to_string()))?;
+    read(path, KINDS, accept)
+}
+
+/// [`read_tensors`], where other kinds of files than these may be meant.
+pub(super) fn read(
+    path: &Path,
+    kinds: &str,
+    accept: impl FnOnce(&[(&str, ElemType, &[usize])]) -> Result<(), CliError>,
+) -> Result<Named, CliError> {
+    let mut file = File::open(path).map_err(CliError::read(path))?;
     let mut start = [0; 4];
-    let known = read_up_to(&mut file, &mut start).map_err(|e| fail(e.to_string()))?;
+    let known = read_up_to(&mut file, &mut start).map_err(CliError::read(path))?;
     if start[..known].starts_with(b"PK\x03\x04") || start[..known].starts_with(b"PK\x05\x06") {
         read_npz(path, file, accept)
     } else {
-        read_safetensors(path, &file, accept)
+        read_safetensors(path, &file, kinds, accept)
     }
 }
 
@@ -68,12 +81,15 @@ fn read_npz(
 ) -> Result<Named, CliError> {
     let fail = |e: &dyn ToString| CliError::file(path, e.to_string());
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| fail(&e))?;
+    if archive.has_duplicate_names() {
+        return Err(fail(&"two of its arrays have one name"));
+    }
     let (mut headers, mut total) = (Vec::new(), 0u64);
     for i in 0..archive.len() {
         let mut member = archive.by_index(i).map_err(|e| fail(&e))?;
         let name = member.name().map_err(|e| fail(&e))?.into_owned();
         let name = name.strip_suffix(".npy").unwrap_or(&name).to_owned();
-        let bad = |e: String| CliError::file(path, format!("array {name}: {e}"));
+        let bad = |e: String| CliError::file(path, format!("array {}: {e}", plain(&name)));
         let header = npy::read_header(&mut member).map_err(bad)?;
         let bytes =
             crate::tensor::byte_len(header.elem, &header.shape).map(|len| (len as u64, (len + header.len) as u64));
@@ -87,6 +103,11 @@ fn read_npz(
         headers.push((name, header));
     }
     let types: Vec<_> = headers.iter().map(|(name, h)| (name.as_str(), h.elem, &h.shape[..])).collect();
+    // `a` and `a.npy` are two members, but one array.
+    let mut names = BTreeSet::new();
+    if let Some((twice, ..)) = types.iter().find(|(name, ..)| !names.insert(*name)) {
+        return Err(fail(&format!("array {}: it stands twice", plain(twice))));
+    }
     accept(&types)?;
     if total > MAX_UNPACKED {
         return Err(fail(&format!("its arrays have {total} bytes, at most {MAX_UNPACKED} are read from one file")));
@@ -94,7 +115,7 @@ fn read_npz(
     let mut tensors = Vec::with_capacity(headers.len());
     for (i, (name, header)) in headers.into_iter().enumerate() {
         let mut member = archive.by_index(i).map_err(|e| fail(&e))?;
-        let bad = |e: &dyn ToString| CliError::file(path, format!("array {name}: {}", e.to_string()));
+        let bad = |e: &dyn ToString| CliError::file(path, format!("array {}: {}", plain(&name), e.to_string()));
         npy::read_header(&mut member).map_err(|e| bad(&e))?;
         let mut tensor = Tensor::zeros(header.elem, &header.shape)?;
         member.read_exact(tensor.bytes_mut()).map_err(|e| bad(&e))?;
@@ -115,18 +136,18 @@ fn read_npz(
 fn read_safetensors(
     path: &Path,
     file: &File,
+    kinds: &str,
     accept: impl FnOnce(&[(&str, ElemType, &[usize])]) -> Result<(), CliError>,
 ) -> Result<Named, CliError> {
     let fail = |e: &dyn ToString| CliError::file(path, e.to_string());
     // SAFETY: the file is only read, here, and every position is checked by the parser; a file that shrinks meanwhile
     // ends the process, as it would for any program that maps it.
     let map = unsafe { Mmap::map(file) }.map_err(|e| fail(&e))?;
-    let known = "expected .npz, .safetensors or, for an entry that takes pictures, .png";
-    let parsed = SafeTensors::deserialize(&map).map_err(|e| fail(&format!("{e}; {known}")))?;
+    let parsed = SafeTensors::deserialize(&map).map_err(|e| fail(&format!("{e}; {kinds}")))?;
     let mut found = Vec::new();
     for (name, view) in parsed.iter() {
         let elem = DTYPES.iter().find(|(dtype, _)| *dtype == view.dtype()).map(|(_, elem)| *elem);
-        let elem = elem.ok_or_else(|| fail(&format!("tensor {name}: it has the type {:?}", view.dtype())))?;
+        let elem = elem.ok_or_else(|| fail(&format!("tensor {}: it has the type {:?}", plain(name), view.dtype())))?;
         found.push((name.to_owned(), elem, view));
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -135,7 +156,7 @@ fn read_safetensors(
     let copy = |(name, elem, view): &(String, ElemType, safetensors::tensor::TensorView)| {
         let mut tensor = Tensor::zeros(*elem, view.shape())?;
         if tensor.bytes().len() != view.data().len() {
-            return Err(fail(&format!("tensor {name}: {} bytes for {tensor:?}", view.data().len())));
+            return Err(fail(&format!("tensor {}: {} bytes for {tensor:?}", plain(name), view.data().len())));
         }
         tensor.bytes_mut().copy_from_slice(view.data());
         normalise(&mut tensor);
@@ -155,27 +176,29 @@ fn normalise(tensor: &mut Tensor) {
 /// under that name.
 pub fn write_tensors(path: &Path, tensors: &[(&str, TensorView)]) -> Result<(), CliError> {
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    let write = match extension.as_deref() {
-        Some("npz") => write_npz,
-        Some("safetensors") => write_safetensors,
-        _ => return Err(CliError::file(path, "outputs go to .npz or .safetensors")),
+    let bytes = match extension.as_deref() {
+        Some("npz") => npz(tensors),
+        Some("safetensors") => safetensors(tensors),
+        _ => Err("outputs go to .npz or .safetensors".to_owned()),
     };
-    write_output(path, |file| write(file, tensors)).map_err(|e| CliError::file(path, e))
+    let bytes = bytes.map_err(|e| CliError::file(path, e))?;
+    write_output(path, |file| file.write_all(&bytes)).map_err(CliError::write(path))
 }
 
-fn write_npz(file: &mut File, tensors: &[(&str, TensorView)]) -> io::Result<()> {
-    let mut archive = ZipWriter::new(BufWriter::new(file));
+/// The archive in memory: its writer has no quiet way to give up when a disk is full.
+fn npz(tensors: &[(&str, TensorView)]) -> Result<Vec<u8>, String> {
+    let room: usize = tensors.iter().map(|(_, t)| t.bytes().len() + 512).sum();
+    let mut archive = ZipWriter::new(Cursor::new(Vec::with_capacity(room)));
     for (name, tensor) in tensors {
         let elem = tensor.elem();
         let header = npy::header(elem, tensor.shape());
-        let header = header.ok_or_else(|| io::Error::other(format!("{name}: .npz has no {elem}, .safetensors has")))?;
+        let header = header.ok_or_else(|| format!("{}: .npz has no {elem}, .safetensors has", plain(name)))?;
         let large = tensor.bytes().len() as u64 + header.len() as u64 > u64::from(u32::MAX);
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
-        archive.start_file(format!("{name}.npy"), options)?;
-        archive.write_all(&header)?;
-        archive.write_all(tensor.bytes())?;
+        archive.start_file(format!("{name}.npy"), options).map_err(|e| e.to_string())?;
+        archive.write_all(&header).and_then(|()| archive.write_all(tensor.bytes())).map_err(|e| e.to_string())?;
     }
-    archive.finish()?.flush()
+    Ok(archive.finish().map_err(|e| e.to_string())?.into_inner())
 }
 
 struct Borrowed<'a>(Dtype, TensorView<'a>);
@@ -198,12 +221,12 @@ impl View for Borrowed<'_> {
     }
 }
 
-fn write_safetensors(file: &mut File, tensors: &[(&str, TensorView)]) -> io::Result<()> {
+fn safetensors(tensors: &[(&str, TensorView)]) -> Result<Vec<u8>, String> {
     let borrow = |(name, tensor): &(&'_ str, TensorView<'_>)| {
         let dtype = DTYPES.iter().find(|(_, elem)| *elem == tensor.elem()).map(|(dtype, _)| *dtype);
-        dtype.ok_or_else(|| io::Error::other(format!("{name}: .safetensors has no {}", tensor.elem())))
+        dtype.ok_or_else(|| format!("{}: .safetensors has no {}", plain(name), tensor.elem()))
     };
     let dtypes = tensors.iter().map(borrow).collect::<Result<Vec<_>, _>>()?;
     let views = tensors.iter().zip(dtypes).map(|((name, tensor), dtype)| (*name, Borrowed(dtype, *tensor)));
-    file.write_all(&safetensors::serialize(views, None).map_err(io::Error::other)?)
+    safetensors::serialize(views, None).map_err(|e| e.to_string())
 }

@@ -2,7 +2,7 @@
 
 use super::{ElemType, SizeExpr};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// The `max` of a [`Symbol`] that nothing limits.
@@ -98,6 +98,13 @@ pub struct TargetInfo {
     pub features: Vec<String>,
     /// What a [`Step::Launch`](super::Step::Launch) refers to by index. Several may name one symbol.
     pub kernels: Vec<Kernel>,
+}
+
+impl TargetInfo {
+    /// The number of different functions among the kernels.
+    pub fn functions(&self) -> usize {
+        self.kernels.iter().map(|k| &k.symbol).collect::<BTreeSet<_>>().len()
+    }
 }
 
 /// A function of a code section, and what it computes for whom.

@@ -31,7 +31,7 @@ pub(crate) use header::{Header, SIGNATURE_AT, section_of};
 pub use manifest::{
     Entry, Grid, Kernel, Level, Lifetime, MAX_KEY_LEN, Manifest, Port, State, Symbol, TargetInfo, UNBOUNDED,
 };
-pub use plan::{Arg, Block, Count, Plan, Step};
+pub use plan::{Arg, BAD_INDEX, BadIndexNote, Block, Count, Plan, Step};
 pub(crate) use read::{Parsed, parse};
 pub use validate::{MAX_NESTING, check_manifest, check_plans};
 #[cfg(feature = "write")]

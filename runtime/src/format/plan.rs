@@ -6,7 +6,8 @@
 //! 64-byte aligned at offset 0 of arena, weights and states, aligned to the element alone in the caller's tensors.
 //! `scratch` is the calling worker's own, 64-byte aligned, and keeps nothing between calls. It returns 0, or 1 when it
 //! met an index out of range, or 16 plus the number of a loop inside that ran more often than it may; the other values
-//! are reserved and are errors.
+//! are reserved and are errors. Before it returns 1 it may leave a [`BadIndexNote`] at the start of its scratch memory, so
+//! that the error can say which index.
 //!
 //! A GPU kernel is the PTX entry `(ptr bufs.., i64 sizes.., i64 tasks, ptr scratch, ptr status)`, launched by blocks as its
 //! [`Grid`](super::Grid) says; any number of blocks does all tasks. The last of the launch's `sizes` is the number of
@@ -15,6 +16,21 @@
 
 use super::SizeExpr;
 use serde::{Deserialize, Serialize};
+
+/// What a kernel that meets an index out of range leaves behind. `mark` is [`BAD_INDEX`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct BadIndexNote {
+    pub mark: u64,
+    /// Of the index in memory.
+    pub address: u64,
+    pub value: i64,
+    /// The number of indices that there are.
+    pub size: i64,
+}
+
+/// The first word of a [`BadIndexNote`].
+pub const BAD_INDEX: u64 = u64::from_le_bytes(*b"badindex");
 
 /// What to run for one entry. Offsets and sizes are formulas over the manifest's symbols, in bytes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -5,6 +5,11 @@ use crate::error::{Error, Result};
 use crate::format::{Arg, Count, ElemType, Entry, Manifest, Plan, Port, SizeExpr, Step, UNBOUNDED};
 use crate::memory::Pages;
 use crate::tensor::{TensorMut, TensorView, byte_len};
+use crate::text::plain;
+use std::collections::BTreeSet;
+
+/// Unknown inputs beyond these are counted: a file may hold any number.
+const MAX_LISTED: usize = 20;
 
 /// Memory that the steps refer to.
 pub(super) struct Memory<'a> {
@@ -81,12 +86,19 @@ pub(super) type TensorType<'a> = (&'a str, ElemType, &'a [usize]);
 pub(super) fn solve(manifest: &Manifest, entry: usize, inputs: &[TensorType]) -> Result<Vec<i64>> {
     let entry = &manifest.entries[entry];
     let mut solver = Solver { manifest, values: vec![None; manifest.symbols.len()], problems: Vec::new() };
-    for (i, (name, ..)) in inputs.iter().enumerate() {
+    let (mut seen, mut unknown) = (BTreeSet::new(), 0);
+    for (name, ..) in inputs {
         if !entry.inputs.iter().any(|p| p.name == *name) {
-            solver.problems.push(format!("input {name}: there is no such input"));
-        } else if inputs[..i].iter().any(|(n, ..)| n == name) {
+            unknown += 1;
+            if unknown <= MAX_LISTED {
+                solver.problems.push(format!("input {name}: there is no such input"));
+            }
+        } else if !seen.insert(*name) {
             solver.problems.push(format!("input {name}: given twice"));
         }
+    }
+    if unknown > MAX_LISTED {
+        solver.problems.push(format!("and {} more inputs that there are not", unknown - MAX_LISTED));
     }
     let given = |port: &Port| inputs.iter().find(|(name, ..)| *name == port.name).copied();
     for port in &entry.inputs {
@@ -108,7 +120,13 @@ pub(super) fn solve(manifest: &Manifest, entry: usize, inputs: &[TensorType]) ->
     if solver.problems.is_empty() {
         return Ok(values);
     }
-    Err(Error::Input { problems: solver.problems, takes: takes(manifest, entry) })
+    Err(refused(manifest, entry, solver.problems))
+}
+
+/// The error that lists these problems. Names in them are those of files and artifacts.
+fn refused(manifest: &Manifest, entry: &Entry, problems: Vec<String>) -> Error {
+    let problems = problems.iter().map(|p| plain(p).into_owned()).collect();
+    Error::Input { problems, takes: plain(&takes(manifest, entry)).into_owned() }
 }
 
 struct Solver<'a> {
@@ -216,7 +234,7 @@ pub(super) fn check_outputs(
     let given: Vec<String> = given.collect();
     let wanted: Vec<String> = ports().map(|(port, shape)| format!("{}: {}{shape:?}", port.name, port.elem)).collect();
     let problems = vec![format!("outputs {}, expected {}", given.join(", "), wanted.join(", "))];
-    Err(Error::Input { problems, takes: takes(manifest, entry) })
+    Err(refused(manifest, entry, problems))
 }
 
 impl Binding {
@@ -282,6 +300,21 @@ impl Binding {
                 self.bufs[patch.slot as usize] = tensor.bytes().as_ptr().cast_mut().wrapping_add(patch.offset);
             }
         }
+    }
+
+    /// The name of the input that holds this address, and the coordinates of the element there.
+    pub(super) fn locate(&self, entry: &Entry, address: usize) -> Option<(String, Vec<usize>)> {
+        self.inputs.iter().find_map(|patch| {
+            let (port, shape) = (&entry.inputs[patch.port as usize], &self.input_shapes[patch.port as usize]);
+            let start = self.bufs[patch.slot as usize].addr().wrapping_sub(patch.offset);
+            let mut at = address.checked_sub(start)? / port.elem.size();
+            let mut index = vec![0; shape.len()];
+            for (i, extent) in index.iter_mut().zip(shape).rev() {
+                (*i, at) = (at % (*extent).max(1), at / (*extent).max(1));
+            }
+            // Beyond the end something is left.
+            (at == 0 && !shape.contains(&0)).then(|| (port.name.clone(), index))
+        })
     }
 
     /// Points the steps at an output.

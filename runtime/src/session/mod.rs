@@ -192,8 +192,9 @@ impl Session {
             }
         }
         let Some(binding) = &self.bindings[entry] else { return Ok(()) };
-        let kernels = &self.artifact.manifest().targets[self.target].kernels;
-        run::walk(binding, kernels, &mut self.workers, self.profile.as_deref())?;
+        let manifest = self.artifact.manifest();
+        let kernels = &manifest.targets[self.target].kernels;
+        run::walk(binding, &manifest.entries[entry], kernels, &mut self.workers, self.profile.as_deref())?;
         if !self.verified {
             self.artifact.verify()?;
             self.verified = true;

@@ -1,9 +1,9 @@
 //! Walking a bound plan.
 
 use super::bind::{Binding, Node, Times};
-use crate::error::{Error, Result};
+use crate::error::{BadIndex, Error, Result};
 use crate::executor::Workers;
-use crate::format::Kernel;
+use crate::format::{BAD_INDEX, BadIndexNote, Entry, Kernel};
 use crate::launch::{Launch, PANICKED, Profiled};
 use crate::profile::Profile;
 use std::ops::Range;
@@ -16,19 +16,21 @@ const LOOP_LIMIT: i32 = 16;
 
 struct Walk<'a> {
     binding: &'a Binding,
+    entry: &'a Entry,
     kernels: &'a [Kernel],
     workers: &'a mut Workers,
     profile: Option<&'a dyn Profile>,
 }
 
-/// Runs all steps. `kernels` are the names of the target's kernels.
+/// Runs all steps of a binding of `entry`. `kernels` are the names of the target's kernels.
 pub(super) fn walk(
     binding: &Binding,
+    entry: &Entry,
     kernels: &[Kernel],
     workers: &mut Workers,
     profile: Option<&dyn Profile>,
 ) -> Result<()> {
-    Walk { binding, kernels, workers, profile }.block(0)
+    Walk { binding, entry, kernels, workers, profile }.block(0)
 }
 
 impl Walk<'_> {
@@ -118,9 +120,31 @@ impl Walk<'_> {
         }
         match status {
             0 => Ok(()),
-            INDEX_OUT_OF_RANGE => Err(Error::IndexOutOfRange { label: label(), kernel: kernel() }),
+            INDEX_OUT_OF_RANGE => {
+                Err(Error::IndexOutOfRange { label: label(), kernel: kernel(), index: self.bad_index() })
+            }
             PANICKED => Err(Error::Panicked),
             code => Err(Error::Kernel { label: label(), kernel: kernel(), code }),
         }
+    }
+
+    /// What the workers' notes say of the index that failed the last launch; of several the first in memory. The notes
+    /// are taken away, so that no later launch is taken to have left them.
+    fn bad_index(&self) -> Option<BadIndex> {
+        let (binding, count) = (self.binding, self.workers.count());
+        if binding.scratch_stride < size_of::<BadIndexNote>() {
+            return None;
+        }
+        let notes = (0..count).filter_map(|worker| {
+            let note = binding.scratch.wrapping_add(worker * binding.scratch_stride).cast::<BadIndexNote>();
+            // SAFETY: every worker has `scratch_stride` bytes of its own, aligned to 64, any bytes make a note, and no
+            // kernel runs.
+            let found = unsafe { note.replace(BadIndexNote { mark: 0, address: 0, value: 0, size: 0 }) };
+            (found.mark == BAD_INDEX).then_some(found)
+        });
+        // All of them are read, whichever comes out.
+        let first = notes.min_by_key(|note| note.address)?;
+        let input = usize::try_from(first.address).ok().and_then(|at| binding.locate(self.entry, at));
+        Some(BadIndex { value: first.value, size: first.size, input })
     }
 }

@@ -36,7 +36,15 @@ global_asm!(
     "jmp 2b",
     "3: xor eax, eax",
     "ret",
-    "4: mov eax, 1",
+    // The note on the bad index, at the start of the scratch memory.
+    "4: lea rax, [rax + rdx * 8]",
+    "mov [r8 + 8], rax",
+    "mov [r8 + 16], r11",
+    "mov rax, [rsi]",
+    "mov [r8 + 24], rax",
+    "movabs rax, 0x7865646e69646162",
+    "mov [r8], rax",
+    "mov eax, 1",
     "ret",
     // bufs[0][i] = i, parked in scratch memory meanwhile
     ".globl test_scratch_echo",

@@ -1,0 +1,65 @@
+//! What an entry must be, whatever it computes: it gives something, and its inputs decide its sizes.
+
+use super::Unsupported;
+use kiln_ir::{Attr, Dim, Entry, Module, Region, Symbol, SymbolFacts};
+use std::collections::BTreeSet;
+
+/// What keeps the module from being planned apart from its nodes.
+pub(super) fn refusals(m: &Module) -> Vec<Unsupported> {
+    let refusal = |node: String, reason: String| Unsupported { node, source: None, reason };
+    if m.entries.is_empty() {
+        return vec![refusal(format!("module @{}", m.name), "it has no entry".into())];
+    }
+    let mut found = vec![];
+    for entry in &m.entries {
+        let place = || format!("entry @{}", entry.name);
+        if entry.outputs.is_empty() && !has_effect(m, entry.body) {
+            found.push(refusal(place(), "it has no output".into()));
+        }
+        for symbol in free(m, entry) {
+            let reason = format!("nothing decides {symbol}: no input has an axis whose size is just {symbol}");
+            found.push(refusal(place(), reason));
+        }
+    }
+    found
+}
+
+fn has_effect(m: &Module, region: Region) -> bool {
+    m.regions[region].nodes.iter().any(|n| {
+        let data = &m.nodes[*n];
+        data.op.has_effect() || data.regions.iter().any(|r| has_effect(m, *r))
+    })
+}
+
+/// The symbols of an entry that stand alone in no size of an input, and have more than one value.
+fn free(m: &Module, entry: &Entry) -> Vec<Symbol> {
+    let mut used = BTreeSet::new();
+    symbols(m, entry.body, &mut used);
+    let inputs = || m.regions[entry.body].args.iter().flat_map(|v| &m.ty(*v).dims);
+    let is_fixed = |f: &SymbolFacts| f.min == f.max;
+    let is_bound = |s: &Symbol| {
+        inputs().any(|d| d.as_symbol() == Some(*s)) || m.symbols.iter().any(|f| f.symbol == *s && is_fixed(f))
+    };
+    used.into_iter().filter(|s| !is_bound(s)).collect()
+}
+
+/// The symbols in the types and attributes of a region and of those inside.
+fn symbols(m: &Module, region: Region, found: &mut BTreeSet<Symbol>) {
+    let data = &m.regions[region];
+    let mut add = |dims: &[Dim]| found.extend(dims.iter().flat_map(Dim::symbols));
+    data.args.iter().chain(&data.results).for_each(|v| add(&m.ty(*v).dims));
+    for node in data.nodes.iter().map(|n| &m.nodes[*n]) {
+        node.results.iter().for_each(|v| add(&m.ty(*v).dims));
+        for (_, attr) in node.attrs.iter() {
+            match attr {
+                Attr::Dim(d) => add(std::slice::from_ref(d)),
+                Attr::Dims(d) => add(d),
+                Attr::Int(_) | Attr::Bool(_) | Attr::Float(_) | Attr::Ints(_) => {}
+                Attr::Elem(_) | Attr::Word(_) | Attr::Name(_) => {}
+            }
+        }
+    }
+    for inner in data.nodes.iter().flat_map(|n| &m.nodes[*n].regions) {
+        symbols(m, *inner, found);
+    }
+}

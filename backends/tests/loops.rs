@@ -126,7 +126,7 @@ fn failure(built: &Built, sizes: &[(&str, i64)], ints: i64) -> String {
         let n = shape.iter().product();
         let data = match ty.elem {
             ElemType::I64 => eval::Tensor::ints(ty.elem, shape, vec![ints; n]),
-            elem => tensor(&mut harness::Random::new(3), elem, &shape, Domain::Any),
+            elem => tensor(&mut harness::Random(3), elem, &shape, Domain::Any),
         };
         inputs.insert(m.name_of(*arg), data);
     }

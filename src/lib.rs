@@ -8,7 +8,7 @@
 
 use kiln_backends::{
     artifact::{self, Parts, WriteError},
-    code,
+    code, codec,
     llvm::{Stage, ToolError},
     plan::{ModulePlan, PlanError, PlanOptions, plan},
     weights::{Params, Reader, WeightError},
@@ -82,7 +82,7 @@ pub struct Report {
     /// How long each stage took, in order.
     pub timings: Vec<(&'static str, Duration)>,
     pub record: Record,
-    /// What the front end left out or could not carry over.
+    /// What the front end left out or could not carry over, and why a circuit does not code rows.
     pub notes: Vec<String>,
 }
 
@@ -132,6 +132,7 @@ pub fn compile(path: &Path, options: &Options, out: &Path) -> Result<Report, Err
     let levels = code::levels(&options.targets).map_err(Error::Target)?;
     clock.begin("import");
     let mut loaded = load(path, options)?;
+    let codec = codec::encode(&loaded.module);
     clock.begin("passes");
     let record = legalize(&mut loaded, options, &levels)?;
     let module = kiln_ir::verify(&loaded.module)?;
@@ -145,7 +146,13 @@ pub fn compile(path: &Path, options: &Options, out: &Path) -> Result<Report, Err
     let params = Params::new(&module, &tensor, &release)?;
     let rewrites = packed(&record).map_err(Error::Record)?;
     let parts = Parts { module, plan: &plan, code: &code, params: &params, producer: PRODUCER, rewrites: &rewrites };
-    let summary = artifact::write(Writer::create(out).map_err(WriteError::from)?, &parts)?;
+    let mut writer = Writer::create(out).map_err(WriteError::from)?;
+    let mut notes = loaded.notes;
+    if let Some((section, note)) = codec {
+        writer.set_codec(section);
+        notes.extend(note);
+    }
+    let summary = artifact::write(writer, &parts)?;
     clock.end();
     Ok(Report {
         file_bytes: summary.file_bytes,
@@ -156,7 +163,7 @@ pub fn compile(path: &Path, options: &Options, out: &Path) -> Result<Report, Err
         code_bytes: code.iter().map(|c| c.bytes.len()).sum(),
         timings: clock.laps,
         record,
-        notes: loaded.notes,
+        notes,
     })
 }
 

@@ -177,7 +177,7 @@ impl OpenOptions {
 fn unverified(parsed: &Parsed, name: &str) -> Vec<Span> {
     let sections = &parsed.header.sections;
     let chunks = parsed.header.chunks().zip(&parsed.hashes);
-    let left = chunks.filter(|((i, _), _)| matches!(sections[*i].kind, SectionKind::Weights | SectionKind::Rewrites));
+    let left = chunks.filter(|((i, _), _)| !sections[*i].kind.is_verified_first());
     left.map(|((i, bytes), hash)| {
         let place = format!("{} in bytes {}..{} of {name}", sections[i].label(), bytes.start, bytes.end);
         Span { bytes, hash: *hash, place }

@@ -1,5 +1,6 @@
 //! Everything that can go wrong between a file and its outputs.
 
+use crate::codec::CodecError;
 use crate::format::SizeError;
 use crate::text::plain;
 use std::fmt;
@@ -73,6 +74,9 @@ pub enum Error {
 
     #[error("threads: {0}")]
     Threads(String),
+
+    #[error(transparent)]
+    Codec(#[from] CodecError),
 }
 
 /// The first index out of range that a kernel met.

@@ -21,6 +21,7 @@
 
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod codec;
 pub mod format;
 pub mod machine;
 

@@ -3,6 +3,7 @@
 use super::explain::Code;
 use super::failure::{Failure, Result};
 use kiln_runtime::cli::CliError;
+use kiln_runtime::codec::CodecError;
 use kiln_runtime::format::Entry;
 use kiln_runtime::{Artifact, Error};
 use std::io::{ErrorKind, Write};
@@ -53,6 +54,10 @@ fn code(error: &Error) -> Code {
         Error::IndexOutOfRange { .. } => Code::Index,
         Error::Threads(_) => Code::Threads,
         Error::Kernel { .. } | Error::LoopLimit { .. } | Error::Panicked => Code::Kernel,
+        Error::Codec(CodecError::Rows(_) | CodecError::Value { .. } | CodecError::Impossible { .. }) => Code::Inputs,
+        Error::Codec(CodecError::NoCircuit | CodecError::Refused(_)) => Code::Circuit,
+        Error::Codec(CodecError::Write(_)) => Code::Write,
+        Error::Codec(_) => Code::Stream,
         // Malformed or misaligned, and whatever a later runtime adds.
         _ => Code::Malformed,
     }

@@ -106,6 +106,12 @@ codes! {
         "Machine code returned an error that it should not return. This is a bug of Kiln: please report it."
     Threads "E0314" 1 "threads cannot be had"
         "The number that was asked for is out of range, or the system refused to start them."
+    Circuit "E0315" 1 "an artifact has no circuit that codes rows"
+        "Rows are coded with the probabilities of a circuit over discrete variables. The artifact was made of another \
+         model, or of a circuit with continuous variables."
+    Stream "E0316" 1 "a stream of coded rows does not decode"
+        "It is cut or damaged, no such stream, or was coded with another circuit: the artifact must be made of the same \
+         model file as the one that encoded it."
     Tolerance "E0401" 3 "outputs differ by more than the tolerance"
         "An output passes if its relative L2 distance to the reference is at most `--rtol`. Where no element of the \
          reference is larger than `--atol` a relative distance says nothing: there the largest absolute difference must be at \

@@ -2,6 +2,9 @@
 //! `fuzz/` runs them without end and guided by coverage.
 
 use kiln_ir::sample::Random;
+use kiln_runtime::TensorView;
+use kiln_runtime::codec::{self, Codec, Encoder};
+use kiln_runtime::format::{ElemType, Manifest, Writer};
 use kiln_tests::Target;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -139,5 +142,24 @@ fn artifact() {
 ";
     fs::write(&graph, text).unwrap();
     kiln::compile(&graph, &kiln::Options::default(), &out).unwrap();
-    fuzz(kiln_tests::artifact, &[fs::read(&out).unwrap()]);
+    // One without code, but with a circuit to code with.
+    let mut coder = std::io::Cursor::new(vec![]);
+    let mut writer = Writer::new(&mut coder).unwrap();
+    writer.set_codec(codec::encode_section(&Ok(kiln_tests::small_circuit())).unwrap());
+    writer.finish(&Manifest::default(), &[], &[]).unwrap();
+    fuzz(kiln_tests::artifact, &[fs::read(&out).unwrap(), coder.into_inner()]);
+}
+
+#[test]
+fn stream() {
+    let codec = Codec::from_tables(kiln_tests::small_circuit()).unwrap();
+    let row = |i: i32| [i % 2, i % 3, i * i % 300];
+    let rows: Vec<i32> = (0..40).flat_map(row).collect();
+    let small = codec.encode(TensorView::of(&[5, 3], &rows[..15]).unwrap()).unwrap();
+    let mut encoder = Encoder::new(&codec, ElemType::I32, vec![]).unwrap();
+    for rows in rows.chunks(60) {
+        encoder.push(TensorView::of(&[20, 3], rows).unwrap()).unwrap();
+        encoder.flush().unwrap();
+    }
+    fuzz(kiln_tests::stream, &[small, encoder.finish().unwrap().0]);
 }

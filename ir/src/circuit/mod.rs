@@ -25,6 +25,7 @@ pub use check::{Property, Report, TOLERANCE, Violation};
 pub use determinism::Determinism;
 pub use distribution::Distribution;
 pub use sample::{normal_quantile, uniform};
+pub use scope::Scopes;
 pub use shape::Block;
 pub use vtree::{Vtree, VtreeNode};
 

@@ -15,14 +15,14 @@ const MAX_WORK: usize = 1 << 30;
 type Set = Box<[(u32, u32)]>;
 
 /// The scope of every node.
-pub(super) struct Scopes {
+pub struct Scopes {
     /// By rank: the variable.
     order: Vec<u32>,
     sets: Vec<Set>,
     /// By node: its set.
     of: Vec<u32>,
     /// The products with children of which a variable is below two, and the nodes after which the walk gave up.
-    pub(super) overlapping: Vec<NodeId>,
+    pub overlapping: Vec<NodeId>,
 }
 
 /// Joins two sets; whether they share a variable.
@@ -50,7 +50,7 @@ fn join(a: &[(u32, u32)], b: &[(u32, u32)]) -> (Set, bool) {
 
 impl Scopes {
     /// `None` when the scopes are too many and too irregular.
-    pub(super) fn of(c: &Circuit) -> Option<Scopes> {
+    pub fn of(c: &Circuit) -> Option<Scopes> {
         let order = order(c);
         let mut ranks = vec![0u32; c.variables.len()];
         order.iter().enumerate().for_each(|(rank, var)| ranks[*var as usize] = rank as u32);
@@ -110,12 +110,12 @@ impl Scopes {
     }
 
     /// The number of the node's scope: equal ones have equal numbers.
-    pub(super) fn id(&self, n: NodeId) -> u32 {
+    pub fn id(&self, n: NodeId) -> u32 {
         self.of[n.index()]
     }
 
     /// The variables of a node, in no order.
-    pub(super) fn variables(&self, n: NodeId) -> impl Iterator<Item = u32> + '_ {
+    pub fn variables(&self, n: NodeId) -> impl Iterator<Item = u32> + '_ {
         let set = &self.sets[self.of[n.index()] as usize];
         set.iter().flat_map(|(from, to)| *from..*to).map(|rank| self.order[rank as usize])
     }

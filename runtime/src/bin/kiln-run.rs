@@ -17,6 +17,8 @@ struct Args {
 enum Verb {
     Run(cli::RunArgs),
     Bench(cli::BenchArgs),
+    Encode(cli::EncodeArgs),
+    Decode(cli::DecodeArgs),
     Inspect(cli::InspectArgs),
 }
 
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
     cli::exit(match &args.verb {
         Verb::Run(args) => cli::run(args, out),
         Verb::Bench(args) => cli::bench(args, out),
+        Verb::Encode(args) => cli::encode(args, out),
+        Verb::Decode(args) => cli::decode(args, out),
         Verb::Inspect(args) => cli::inspect(args, out),
     })
 }

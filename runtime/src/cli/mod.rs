@@ -1,21 +1,24 @@
-//! The verbs that `kiln-run` and `kiln` share: `run`, `bench` and `inspect` of an artifact.
+//! The verbs that `kiln-run` and `kiln` share: `run`, `bench`, `encode`, `decode`, and `inspect` of an artifact.
 //!
 //! Each is a clap argument struct and a function that writes to what it is given. With `--json` the last line is one
 //! JSON object. [`exit`] turns a result into an exit code: 0 done, 1 the input or the environment is at fault, 2 the
 //! command line is.
 
 mod bench;
+mod coding;
 mod image;
 mod inspect;
 mod npy;
 mod record;
 mod report;
+mod rows;
 mod run;
 mod tensors;
 mod trace;
 mod values;
 
 pub use bench::{BenchArgs, bench};
+pub use coding::{DecodeArgs, EncodeArgs, decode, encode};
 pub use inspect::{InspectArgs, inspect};
 pub use record::{pack_record, unpack_record};
 pub use run::{RunArgs, run};
@@ -38,7 +41,7 @@ use line;
 pub enum CliError {
     #[error(transparent)]
     Runtime(#[from] crate::Error),
-    /// The artifact itself is at fault, and `source` does not name it.
+    /// A file itself is at fault, and `source` does not name it.
     #[error("{path}: {source}", path = .path.display())]
     Artifact { path: PathBuf, source: crate::Error },
     /// A file could be read or written, but its content is at fault.

@@ -36,10 +36,18 @@ pub(super) struct Header {
 
 /// The header of an array file in version 1, whose length is a multiple of 64. None for types that NumPy lacks.
 pub(super) fn header(elem: ElemType, shape: &[usize]) -> Option<Vec<u8>> {
+    header_with_room(elem, shape, shape)
+}
+
+/// The same, as long as that of the array of the other shape.
+pub(super) fn header_with_room(elem: ElemType, shape: &[usize], room: &[usize]) -> Option<Vec<u8>> {
     let descr = TYPES.iter().find(|(_, e)| *e == elem)?.0;
-    let dims: String = shape.iter().map(|d| format!("{d}, ")).collect();
-    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", dims.trim_end());
-    let padded = (text.len() + 11).next_multiple_of(64) - 11;
+    let text = |shape: &[usize]| {
+        let dims: String = shape.iter().map(|d| format!("{d}, ")).collect();
+        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", dims.trim_end())
+    };
+    let padded = (text(room).len() + 11).next_multiple_of(64) - 11;
+    let mut text = text(shape);
     text.extend(std::iter::repeat_n(' ', padded - text.len()));
     text.push('\n');
     let mut bytes = MAGIC.to_vec();

@@ -41,11 +41,24 @@ pub enum SectionKind {
     Plans = 3,
     Code = 4,
     Rewrites = 5,
+    /// What coding rows with a circuit needs, see [`codec`](crate::codec).
+    Codec = 6,
 }
 
 impl SectionKind {
-    const ALL: [SectionKind; 5] =
-        [SectionKind::Weights, SectionKind::Manifest, SectionKind::Plans, SectionKind::Code, SectionKind::Rewrites];
+    const ALL: [SectionKind; 6] = [
+        SectionKind::Weights,
+        SectionKind::Manifest,
+        SectionKind::Plans,
+        SectionKind::Code,
+        SectionKind::Rewrites,
+        SectionKind::Codec,
+    ];
+
+    /// Whether its bytes are compared with their hashes as the artifact is opened, rather than when they are used.
+    pub(crate) fn is_verified_first(self) -> bool {
+        !matches!(self, SectionKind::Weights | SectionKind::Rewrites | SectionKind::Codec)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -54,6 +67,7 @@ impl SectionKind {
             SectionKind::Plans => "plans",
             SectionKind::Code => "code",
             SectionKind::Rewrites => "rewrites",
+            SectionKind::Codec => "codec",
         }
     }
 }

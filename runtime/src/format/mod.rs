@@ -7,6 +7,7 @@
 //! ...    plans, one a target    `Vec<Plan>`, one for each entry, in postcard
 //! ...    code, one a target     an ELF shared object without undefined symbols, or PTX text
 //! ...    rewrites               opaque bytes
+//! ...    codec, if a circuit    `codec::Section`, in postcard
 //! ...    hashes                 BLAKE3 of every 1 MiB chunk of every section, padding included
 //! ```
 //!

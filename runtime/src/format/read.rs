@@ -19,7 +19,7 @@ pub(crate) struct Parsed {
     pub(crate) plans: Vec<Vec<Plan>>,
 }
 
-/// Reads the metadata of the artifact in `file`. Verified here: the header and every section but weights and rewrites.
+/// Reads the metadata of the artifact in `file`. Verified here: the header and every section but weights, rewrites and codec.
 pub(crate) fn parse(file: &[u8]) -> Result<Parsed> {
     let page = &file[..file.len().min(HEADER_LEN as usize)];
     let header = Header::decode(page, file.len() as u64)?;
@@ -30,9 +30,7 @@ pub(crate) fn parse(file: &[u8]) -> Result<Parsed> {
     let hashes: Vec<[u8; 32]> = table.as_chunks::<32>().0.to_vec();
     for ((i, bytes), hash) in header.chunks().zip(&hashes) {
         let section = &header.sections[i];
-        if !matches!(section.kind, SectionKind::Weights | SectionKind::Rewrites)
-            && blake3::hash(&file[bytes.start as usize..bytes.end as usize]) != *hash
-        {
+        if section.kind.is_verified_first() && blake3::hash(&file[bytes.start as usize..bytes.end as usize]) != *hash {
             return Err(Error::Corrupt { place: section.label() });
         }
     }

@@ -37,6 +37,7 @@ pub struct Writer<W: Write + Seek = BufWriter<File>> {
     sink: Sink<W>,
     destination: Option<(PathBuf, Destination)>,
     secret: Option<[u8; 32]>,
+    codec: Option<Vec<u8>>,
 }
 
 impl Writer {
@@ -58,7 +59,7 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     fn start(out: W, destination: Option<(PathBuf, Destination)>) -> Result<Writer<W>> {
-        let mut writer = Writer { sink: Sink::new(out), destination, secret: None };
+        let mut writer = Writer { sink: Sink::new(out), destination, secret: None, codec: None };
         let begun = writer
             .sink
             .out
@@ -84,6 +85,11 @@ impl<W: Write + Seek> Writer<W> {
     pub fn sign_with(mut self, secret: [u8; 32]) -> Writer<W> {
         self.secret = Some(secret);
         self
+    }
+
+    /// Adds the section that [`codec::encode_section`](crate::codec::encode_section) made of a circuit.
+    pub fn set_codec(&mut self, section: Vec<u8>) {
+        self.codec = Some(section);
     }
 
     /// Bytes of weights so far.
@@ -125,6 +131,9 @@ impl<W: Write + Seek> Writer<W> {
             sink.section(SectionKind::Code, i as u32, target.code)?;
         }
         sink.section(SectionKind::Rewrites, 0, rewrites)?;
+        if let Some(codec) = &self.codec {
+            sink.section(SectionKind::Codec, 0, codec)?;
+        }
         sink.end()?;
         let mut header = Header {
             sections: std::mem::take(&mut sink.sections),

@@ -22,7 +22,8 @@ pub struct Target {
     /// Bytes of the first two cache levels of one core.
     pub l1_bytes: u32,
     pub l2_bytes: u32,
-    /// Composite ops for which the target has a kernel; `legalize` takes every other composite op apart.
+    /// Composite ops for which the target has a kernel, for recurrent cells if their weight is known when compiling;
+    /// `legalize` takes every other composite op apart.
     pub composites: &'static [Op],
 }
 

@@ -8,8 +8,9 @@
 //!                                                             %0 = div %x, %4 : f32[2,3]
 //! ```
 //!
-//! A decomposition may hold composite ops, which are taken apart in turn. It must not touch an op that the target lists,
-//! nor one that is known at weight time and that the interpreter therefore evaluates.
+//! A decomposition may hold composite ops, which are taken apart in turn. It must not touch an op that the target lists
+//! (but for recurrent cells whose weight is not known at weight time), nor one that is known at weight time and that the
+//! interpreter therefore evaluates.
 
 use crate::{
     analysis, cost, edit,
@@ -17,10 +18,10 @@ use crate::{
     record::Rewrite,
 };
 use kiln_ir::{
-    Module, Node, Region, Stage,
+    Module, Node, NodeData, Op, Region, Stage, Value,
     ops::{Meaning, Seq},
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub(crate) static PASS: Pass = Pass {
     name: "legalize",
@@ -52,12 +53,22 @@ fn run(m: &mut Module, cx: &mut Context<'_>) -> Result<Outcome, PassError> {
     Ok(Outcome { changed })
 }
 
+/// Whether the target's kernel can take the node's weight, which cells need in a layout of their own.
+fn packs(data: &NodeData, known: &HashSet<Value>) -> bool {
+    let weight = match data.op {
+        Op::LstmCell => data.optional(3),
+        Op::GruCell => data.optional(2),
+        _ => None,
+    };
+    weight.is_none_or(|weight| known.contains(&weight))
+}
+
 fn sweep(m: &mut Module, cx: &mut Context<'_>, region: Region) -> Result<bool, PassError> {
     let known = analysis::weight_time(m);
     let (mut list, mut replaced) = (vec![], HashMap::new());
     for node in std::mem::take(&mut m.regions[region].nodes) {
         let data = m.nodes[node].clone();
-        let takes_whole = !analysis::is_composite(data.op) || cx.target.composites.contains(&data.op);
+        let takes_whole = cx.target.composites.contains(&data.op) && packs(&data, &known);
         let Meaning::Decompose(decompose) = data.op.def().meaning else {
             list.push(node);
             continue;

@@ -353,6 +353,21 @@ pub const CASES: &[Case] = &[
           yield %10, %10
         } : T[B,6], T[B,S,6]
         return %0, %1, %6, %7 }" },
+    Case { name: "scan_with_lengths_of_views", elems: &[F32], sizes: ROWS, tolerance: 1e-5, below: 9, text: "(%x: T[B,S,6], %h: T[B,3], %i: i64[B], %w: T[B,S,6], %u: T[6,S,B]) -> (h: T[B,3], y: T[3,B,S], z: T[B,6,S]) {
+        %0 = slice %x axis=2 start=1 end=6 step=2 : T[B,S,3]
+        %1 = slice %w axis=2 start=2 end=5 : T[B,S,3]
+        %2 = transpose %u perm=[2,1,0] : T[B,S,6]
+        %3, %4, %5 = scan %0, %h lengths=%i inputs=1 axis=1 body(%a: T[B,3], %c: T[B,3]) {
+          %6 = reduce %1 kind=sum axes=[1] keep=false : T[B,3]
+          %7 = add %a, %c : T[B,3]
+          %8 = sub %7, %6 : T[B,3]
+          %9 = tanh %8 : T[B,3]
+          %10 = reduce %2 kind=max axes=[1] keep=false : T[B,6]
+          yield %9, %8, %10
+        } : T[B,3], T[B,S,3], T[B,S,6]
+        %11 = transpose %4 perm=[2,0,1] : T[3,B,S]
+        %12 = transpose %5 perm=[0,2,1] : T[B,6,S]
+        return %3, %11, %12 }" },
     Case { name: "while_by_rows", elems: &[F32], sizes: ROWS, tolerance: 1e-5, below: 9, text: "(%x: T[B,S], %i: i64[B]) -> (n: i64[B], y: T[B,S], m: i64[B], z: T[B,S]) {
         %0, %1 = while %i, %x max=S + 20 condition(%n: i64[B], %c: T[B,S]) {
           %2 = compare %n, 0 dir=gt : i1[B]

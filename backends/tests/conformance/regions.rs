@@ -89,7 +89,7 @@ impl Simulator<'_> {
             _ => count,
         };
         for (rows, local) in l.compact.iter().flat_map(|c| &c.kept) {
-            self.copy(self.outside(rows, 0, at), self.place(local, at), &rows.bytes);
+            self.bring(self.outside(rows, 0, at), self.place(local, at), rows);
         }
         for step in 0.. {
             at.counters.push(if l.down { count - 1 - step } else { step });
@@ -108,11 +108,11 @@ impl Simulator<'_> {
             }
             let position = if l.compact.as_ref().is_some_and(|c| c.reverse) { length - 1 - step } else { step };
             for (rows, local) in l.compact.iter().flat_map(|c| &c.slices) {
-                self.copy(self.outside(rows, position, at), self.place(local, at), &rows.bytes);
+                self.bring(self.outside(rows, position, at), self.place(local, at), rows);
             }
             self.steps(&l.body, at);
             for (local, rows) in l.compact.iter().flat_map(|c| &c.stacked) {
-                self.copy(self.place(local, at), self.outside(rows, position, at), &rows.bytes);
+                self.take(self.place(local, at), self.outside(rows, position, at), rows);
             }
             l.pairs.iter().for_each(|p| at.pairs[*p].swap(0, 1));
             at.counters.pop();
@@ -121,16 +121,38 @@ impl Simulator<'_> {
         if let Some(c) = &l.compact {
             for (pair, rows) in l.pairs.iter().zip(&c.home) {
                 let from = Base { memory: Memory::Region, start: at.pairs[*pair][0] };
-                self.copy(from, self.outside(rows, 0, at), &rows.bytes);
+                self.take(from, self.outside(rows, 0, at), rows);
             }
             for (_, rows) in &c.stacked {
                 for position in length..count {
-                    let to = self.outside(rows, position, at);
-                    let bytes = self.value(&rows.bytes) as usize;
-                    self.bytes_mut(to.memory)[to.start as usize..][..bytes].fill(0);
+                    let bytes = self.value(&rows.row_bytes()) as usize;
+                    self.region.resize(self.region.len() + bytes, 0);
+                    let zeros = Base { memory: Memory::Region, start: (self.region.len() - bytes) as i64 };
+                    self.take(zeros, self.outside(rows, position, at), rows);
+                    self.region.truncate(self.region.len() - bytes);
                 }
             }
         }
+    }
+
+    /// Copies the runs of a row outside to one place after the other.
+    fn bring(&mut self, from: Base, to: Base, rows: &Rows) {
+        for (outside, inside) in self.runs(rows) {
+            let [from, to] = [(from, outside), (to, inside)].map(|(b, by)| Base { start: b.start + by, ..b });
+            self.copy(from, to, &rows.bytes);
+        }
+    }
+
+    fn take(&mut self, from: Base, to: Base, rows: &Rows) {
+        for (outside, inside) in self.runs(rows) {
+            let [from, to] = [(from, inside), (to, outside)].map(|(b, by)| Base { start: b.start + by, ..b });
+            self.copy(from, to, &rows.bytes);
+        }
+    }
+
+    fn runs(&self, rows: &Rows) -> Vec<(i64, i64)> {
+        let (apart, bytes) = (self.value(&rows.apart), self.value(&rows.bytes));
+        (0..self.value(&rows.runs)).map(|run| (run * apart, run * bytes)).collect()
     }
 
     /// The row of the tile at a position.

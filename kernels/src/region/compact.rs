@@ -73,6 +73,27 @@ impl<'k> Emitter<'_, 'k> {
         self.k.call(&copy_symbol(self.symbol), &[to.0, from.0, bytes.v(self.k)], &[]);
     }
 
+    /// Copies a row at a position in.
+    fn bring(&self, rows: &Rows, (row, position): (Ix<'k>, Ix<'k>), to: Ptr<'k>, at: &At<'k>) {
+        self.each_run(rows, row, position, at, |outside, by| {
+            self.copy(to.bytes(by), outside, self.size(&rows.bytes, at))
+        });
+    }
+
+    /// Copies a row to a position outside.
+    fn take(&self, from: Ptr<'k>, rows: &Rows, (row, position): (Ix<'k>, Ix<'k>), at: &At<'k>) {
+        self.each_run(rows, row, position, at, |outside, by| {
+            self.copy(outside, from.bytes(by), self.size(&rows.bytes, at));
+        });
+    }
+
+    /// Calls `each` with the address outside of each run of a row, and how far it starts inside.
+    fn each_run(&self, rows: &Rows, row: Ix<'k>, position: Ix<'k>, at: &At<'k>, each: impl FnOnce(Ptr<'k>, Ix<'k>)) {
+        let first = self.outside(rows, row, position, at);
+        let (apart, bytes) = (self.size(&rows.apart, at), self.size(&rows.bytes, at));
+        self.k.for_(0, self.size(&rows.runs, at), 1, |run| each(first.bytes(run * apart), run * bytes));
+    }
+
     /// A row outside at a position.
     fn outside(&self, rows: &Rows, row: Ix<'k>, position: Ix<'k>, at: &At<'k>) -> Ptr<'k> {
         let by = row * self.size(&rows.row, at) + position * self.size(&rows.position, at);
@@ -81,7 +102,7 @@ impl<'k> Emitter<'_, 'k> {
 
     /// A row of a local.
     fn inside(&self, place: &Place, rows: &Rows, row: Ix<'k>, at: &At<'k>) -> Ptr<'k> {
-        self.place(place, at).bytes(row * self.size(&rows.bytes, at))
+        self.place(place, at).bytes(row * self.size(&rows.row_bytes(), at))
     }
 
     /// The number of steps of a loop over an axis.
@@ -104,8 +125,7 @@ impl<'k> Emitter<'_, 'k> {
                 self.length(row).store(length.min(count).max(0).v(k));
             }
             for (rows, local) in &c.kept {
-                let from = self.outside(rows, row, 0.into(), &outer);
-                self.copy(self.inside(local, rows, row, &outer), from, self.size(&rows.bytes, &outer));
+                self.bring(rows, (row, 0.into()), self.inside(local, rows, row, &outer), &outer);
             }
         });
         let after = self.run(l, &outer, count, |at, step| {
@@ -142,26 +162,28 @@ impl<'k> Emitter<'_, 'k> {
         let k = self.k;
         let home = Ix::Value(self.home(row).load(Ty::I64));
         for (pair, rows) in l.pairs.iter().zip(&c.home) {
-            let bytes = self.size(&rows.bytes, at);
-            self.copy(self.outside(rows, home, 0.into(), at), at.pairs[*pair][0].bytes(row * bytes), bytes);
+            let from = at.pairs[*pair][0].bytes(row * self.size(&rows.row_bytes(), at));
+            self.take(from, rows, (home, 0.into()), at);
         }
         if c.lengths.is_some() {
             let length = Ix::Value(self.length(row).load(Ty::I64));
             for (_, rows) in &c.stacked {
                 k.for_(length, self.steps_of(l, at), 1, |position| {
-                    let to = self.outside(rows, home, position, at);
-                    k.for_(0, self.size(&rows.bytes, at), 1, |i| to.bytes(i).store(k.int(Ty::new(Elem::I8, 1), 0)));
+                    let zero = k.int(Ty::new(Elem::I8, 1), 0);
+                    self.each_run(rows, home, position, at, |to, _| {
+                        k.for_(0, self.size(&rows.bytes, at), 1, |i| to.bytes(i).store(zero));
+                    });
                 });
             }
         }
         k.if_(row.ne(last), || {
             for (pair, rows) in l.pairs.iter().zip(&c.home) {
-                let (now, bytes) = (at.pairs[*pair][0], self.size(&rows.bytes, at));
+                let (now, bytes) = (at.pairs[*pair][0], self.size(&rows.row_bytes(), at));
                 self.copy(now.bytes(row * bytes), now.bytes(last * bytes), bytes);
             }
             for (rows, local) in &c.kept {
                 let row_of = |row| self.inside(local, rows, row, at);
-                self.copy(row_of(row), row_of(last), self.size(&rows.bytes, at));
+                self.copy(row_of(row), row_of(last), self.size(&rows.row_bytes(), at));
             }
             self.home(row).store(self.home(last).load(Ty::I64));
             if c.lengths.is_some() {
@@ -188,8 +210,7 @@ impl<'k> Emitter<'_, 'k> {
         if !c.slices.is_empty() {
             each(&|row, home, position| {
                 for (rows, local) in &c.slices {
-                    let from = self.outside(rows, home, position, &at);
-                    self.copy(self.inside(local, rows, row, &at), from, self.size(&rows.bytes, &at));
+                    self.bring(rows, (home, position), self.inside(local, rows, row, &at), &at);
                 }
             });
         }
@@ -197,8 +218,7 @@ impl<'k> Emitter<'_, 'k> {
         if !c.stacked.is_empty() {
             each(&|row, home, position| {
                 for (local, rows) in &c.stacked {
-                    let to = self.outside(rows, home, position, &at);
-                    self.copy(to, self.inside(local, rows, row, &at), self.size(&rows.bytes, &at));
+                    self.take(self.inside(local, rows, row, &at), rows, (home, position), &at);
                 }
             });
         }

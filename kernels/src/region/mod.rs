@@ -115,8 +115,17 @@ pub struct Rows {
     pub row: Dim,
     /// From one position to the next.
     pub position: Dim,
-    /// Of a row, or of a row at a position.
+    /// A row, or a row at a position, is this many runs of `bytes` that start `apart`. Inside they lie side by side.
+    pub runs: Dim,
+    pub apart: Dim,
     pub bytes: Dim,
+}
+
+impl Rows {
+    /// Bytes of a row inside.
+    pub fn row_bytes(&self) -> Dim {
+        self.runs.clone() * self.bytes.clone()
+    }
 }
 
 /// An address.
@@ -291,7 +300,7 @@ impl Step {
 impl Rows {
     fn sizes(&self, see: &mut dyn FnMut(&Dim)) {
         self.first.sizes(see);
-        [&self.row, &self.position, &self.bytes].into_iter().for_each(see);
+        [&self.row, &self.position, &self.runs, &self.apart, &self.bytes].into_iter().for_each(see);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::build::Parts;
 use crate::plan::{
+    layout::{Layout, coalesce},
     planner::{Planner, View},
     rows::Tile,
 };
@@ -26,10 +27,20 @@ impl Compaction {
     }
 }
 
-/// Whether the elements of a row lie one after the other, apart from an axis.
-fn has_dense_rows(view: &View, axis: Option<usize>) -> bool {
+/// The runs of neighbours that a row is, apart from an axis: how many, how far apart, and of how many elements; nothing
+/// if they are not equally far apart.
+fn runs(view: &View, axis: Option<usize>) -> Option<[Dim; 3]> {
     let layout = axis.map_or(view.layout.clone(), |a| view.layout.drop_axis(a));
-    layout.drop_axis(0).is_dense()
+    let mut row = [layout.drop_axis(0)];
+    coalesce(&mut row, &[]);
+    let [Layout { dims, strides, .. }] = row;
+    match (dims.as_slice(), strides.as_slice()) {
+        ([], _) => Some([1.into(), 0.into(), 1.into()]),
+        ([n], [s]) if s.is(1) => Some([1.into(), 0.into(), n.clone()]),
+        ([n], [s]) => Some([n.clone(), s.clone(), 1.into()]),
+        ([runs, n], [apart, s]) if s.is(1) => Some([runs.clone(), apart.clone(), n.clone()]),
+        _ => None,
+    }
 }
 
 impl Planner<'_> {
@@ -45,13 +56,13 @@ impl Planner<'_> {
         let results = self.m.nodes[node].results.clone();
         let place = |(n, result)| {
             let place = self.output(result);
-            let fits = !moves || has_dense_rows(&place, self.stacked_axis(&parts, n));
+            let fits = !moves || runs(&place, self.stacked_axis(&parts, n)).is_some();
             if fits { place } else { self.scratch(place.elem, &place.layout.dims.clone()) }
         };
         results.into_iter().enumerate().map(place).collect()
     }
 
-    /// Copies what is read by rows whose elements do not lie one after the other.
+    /// Copies what is read by rows that are no runs.
     pub(super) fn rows_in_order(&mut self, node: Node, tile: Option<&Tile>) {
         let Some(tile) = tile.filter(|_| self.is_by_rows(node)) else { return };
         let scan = self.parts(node).scan;
@@ -59,7 +70,7 @@ impl Planner<'_> {
         let reads = tile.reads.iter().map(|(outer, _)| (*outer, None));
         for (value, axis) in slices.chain(reads) {
             let view = self.view(value);
-            if !has_dense_rows(&view, axis) {
+            if runs(&view, axis).is_none() {
                 let copy = self.packed(&view);
                 self.bind(value, copy);
             }
@@ -134,12 +145,15 @@ impl Planner<'_> {
     }
 
     fn rows(&mut self, view: &View, position: Dim, written: bool) -> Rows {
-        let bytes = Dim::from(view.elem.bytes() as i64);
+        let bytes = |d: &Dim| d.clone() * Dim::from(view.elem.bytes() as i64);
+        let [runs, apart, length] = runs(view, None).unwrap_or_else(|| [0, 0, 0].map(Dim::from));
         Rows {
             first: self.inner_place(view, written),
-            row: view.layout.strides[0].clone() * bytes.clone(),
+            row: bytes(&view.layout.strides[0]),
             position,
-            bytes: view.layout.drop_axis(0).elements() * bytes,
+            runs,
+            apart: bytes(&apart),
+            bytes: bytes(&length),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{
     Compact, Loop, Place, Rows, Step, Times,
-    emit::{At, Emitter},
+    emit::{At, Emitter, STATUS_AT},
 };
 use crate::{
     abi::ModuleBuilder,
@@ -13,9 +13,9 @@ use crate::{
     cpu::Cpu,
 };
 
-/// Bytes in front of `home`: the kernel's status and the number of rows left.
-const HEAD: i64 = 16;
-const LEFT_AT: i64 = 8;
+/// Where the number of rows left stands, behind what every loop keeps, and `home` behind it.
+const LEFT_AT: i64 = STATUS_AT + 8;
+const HEAD: i64 = LEFT_AT + 8;
 
 /// Bytes that a task of this many rows keeps of its own.
 pub(super) fn state_bytes(tile: i64) -> i64 {

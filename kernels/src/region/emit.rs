@@ -9,6 +9,9 @@ use crate::{
 };
 use kiln_ir::{Dim, Symbol, dim::Atom};
 
+/// Where the status stands in the loop's own memory, behind the note on a bad index that the runtime looks for.
+pub(super) const STATUS_AT: i64 = BAD_INDEX_BYTES;
+
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu) {
     for (i, kernel) in spec.kernels.iter().enumerate() {
         module.inner(&inner_symbol(symbol, i), kernel, cpu);
@@ -40,7 +43,7 @@ pub(super) struct Emitter<'s, 'k> {
     scratch: Ptr<'k>,
     /// The first status that was not 0.
     pub status: Ptr<'k>,
-    /// What a compact loop knows of its rows.
+    /// The loop's own memory.
     pub state: Ptr<'k>,
 }
 
@@ -78,7 +81,7 @@ impl<'s, 'k> Emitter<'s, 'k> {
             locals: spec.locals.iter().map(|d| memory(&(locals.clone() + spec.whole(d)))).collect(),
             pairs,
             scratch: memory(&spec.scratch_start()),
-            status: kernel.scratch,
+            status: kernel.scratch.bytes(STATUS_AT),
             state: kernel.scratch,
         }
     }
@@ -142,8 +145,15 @@ impl<'s, 'k> Emitter<'s, 'k> {
         Bool::Value(self.status.load(Ty::I32).cmp(Cmp::Eq, self.k.int(Ty::I32, 0)))
     }
 
+    /// Keeps the first status that is not 0 and the note that may stand in the scratch memory of its kernel.
     fn fail(&self, status: V<'k>) {
-        self.k.if_(Bool::Value(status.cmp(Cmp::Ne, self.k.int(Ty::I32, 0))), || self.status.store(status));
+        let failed = Bool::Value(status.cmp(Cmp::Ne, self.k.int(Ty::I32, 0)));
+        self.k.if_(failed.and(self.sound()), || {
+            self.status.store(status);
+            for at in (0..BAD_INDEX_BYTES).step_by(8) {
+                self.state.bytes(at).store(self.scratch.bytes(at).load(Ty::I64));
+            }
+        });
     }
 
     pub(super) fn steps(&self, steps: &[Step], at: At<'k>) -> At<'k> {

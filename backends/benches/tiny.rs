@@ -5,6 +5,7 @@
 //! For each kernel, printed are the nanoseconds of a call with no tasks, which is the price of the call itself, and of
 //! one with all, by the thread's CPU time: medians over the rounds of the fastest of several runs.
 
+#[expect(dead_code, reason = "no peak is measured here")]
 #[path = "measure/mod.rs"]
 mod measure;
 #[path = "../tests/support/mod.rs"]

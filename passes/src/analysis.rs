@@ -1,6 +1,6 @@
 //! Facts about a module that several passes ask for.
 
-use kiln_ir::{Def, Module, Node, Op, Value, ops::Meaning};
+use kiln_ir::{Def, Module, Node, Value};
 use std::collections::HashSet;
 
 /// Values that are known when the weights are written: parameters, constants and what is computed from them alone.
@@ -30,11 +30,6 @@ pub(crate) fn is_pure(m: &Module, node: Node) -> bool {
 pub(crate) fn is_removable(m: &Module, node: Node) -> bool {
     let data = &m.nodes[node];
     !data.op.has_effect() && data.regions.iter().all(|r| m.regions[*r].nodes.iter().all(|n| is_removable(m, *n)))
-}
-
-/// Whether the op has a decomposition.
-pub(crate) fn is_composite(op: Op) -> bool {
-    matches!(op.def().meaning, Meaning::Decompose(_))
 }
 
 /// Values that a region's nodes use, those of inner regions included.

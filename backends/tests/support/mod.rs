@@ -1,5 +1,5 @@
 //! Compiles kernels, loads them into this process and calls them.
-#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test uses its part")]
 
 use kiln_backends::llvm::{Compiler, Stage, link};
 pub use kiln_ir::sample::Random;

@@ -131,14 +131,18 @@ fn rows_of(m: &Module, node: Node) -> Option<Dim> {
     let data = &m.nodes[node];
     let first = |v: &Value| m.ty(*v).dims.first().cloned();
     let carried = |body: Region| m.regions[body].args.iter().find_map(first);
-    let rows = match data.op {
+    let (rows, by_rows) = match data.op {
         Op::Scan => match Scan::of(data).lengths {
-            Some(lengths) => first(&lengths),
-            None => carried(data.regions[0]),
+            Some(lengths) => (first(&lengths), true),
+            None => (carried(data.regions[0]), false),
         },
-        op => carried(data.regions[usize::from(op == Op::While)]),
-    }?;
-    rows.as_const().is_none_or(|n| n > TILE).then_some(rows)
+        Op::While => (carried(data.regions[1]), m.regions[data.regions[0]].results.iter().any(|f| m.ty(*f).rank() > 0)),
+        _ => (carried(data.regions[0]), false),
+    };
+    let rows = rows?;
+    // Few rows are worth it where they end one by one.
+    let least = if by_rows { 2 } else { TILE + 1 };
+    rows.as_const().is_none_or(|n| n >= least).then_some(rows)
 }
 
 struct Proof<'m> {

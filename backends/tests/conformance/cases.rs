@@ -388,6 +388,24 @@ pub const CASES: &[Case] = &[
           yield %10, %11
         } : i64[B], T[B,S]
         return %0, %1, %5, %6 }" },
+    Case { name: "while_by_few_rows", elems: &[F32], sizes: SOME, tolerance: 1e-5, below: 9, text: "(%x: T[5,S], %i: i64[5], %u: T[1,S], %ik: i64[1]) -> (n: i64[5], y: T[5,S], m: i64[1], z: T[1,S]) {
+        %0, %1 = while %i, %x max=20 condition(%n: i64[5], %c: T[5,S]) {
+          %2 = compare %n, 0 dir=gt : i1[5]
+          yield %2
+        } body(%l: i64[5], %d: T[5,S]) {
+          %3 = sub %l, 2 : i64[5]
+          %4 = sub %x, %d : T[5,S]
+          yield %3, %4
+        } : i64[5], T[5,S]
+        %5, %6 = while %ik, %u max=20 condition(%o: i64[1], %e: T[1,S]) {
+          %7 = compare %o, 0 dir=gt : i1[1]
+          yield %7
+        } body(%p: i64[1], %f: T[1,S]) {
+          %8 = sub %p, 2 : i64[1]
+          %9 = sub %u, %f : T[1,S]
+          yield %8, %9
+        } : i64[1], T[1,S]
+        return %0, %1, %5, %6 }" },
     Case { name: "loops_in_loops", elems: &[F32], sizes: ROWS, tolerance: 1e-5, below: 4, text: "(%x: T[B,S,6], %h: T[B,6], %i: i64[], %ids: i64[B], %u: i1[]) -> (h: T[B,6], y: T[B,S,6], n: i64[B]) {
         %0, %1 = for %i, %h, %ids body(%t: i64[], %c: T[B,6], %n: i64[B]) {
           %2, %3 = scan %x, %c inputs=1 axis=1 body(%a: T[B,6], %d: T[B,6]) {

@@ -146,7 +146,10 @@ impl Planner<'_> {
     pub(super) fn is_by_rows(&self, node: Node) -> bool {
         let data = &self.m.nodes[node];
         match data.op {
-            Op::While => self.m.regions[data.regions[0]].results.iter().any(|flag| self.m.ty(*flag).rank() > 0),
+            Op::While => {
+                let flags = &self.m.regions[data.regions[0]].results;
+                flags.iter().flat_map(|flag| &self.m.ty(*flag).dims).any(|rows| !rows.is(1))
+            }
             Op::Scan => data.optional(0).is_some(),
             _ => false,
         }

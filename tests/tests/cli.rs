@@ -585,6 +585,45 @@ fn inputs_that_do_not_fit_are_all_listed() {
     kiln(["run", artifact()]).exits(1).says(&["E0309", "pixel_values"]);
 }
 
+/// Answers points with their own order, as a tour.
+const ORDER: &str = r#"module @order stage=imported {
+  meta "pointer.task" = "tsp"
+  dim B = 1..8
+  dim N = 1..8
+  entry @forward(%points: f32[B,N,2]) -> (indices: i64[B,N]) {
+    %0 = iota to=[B,N] axis=1 elem=i64 : i64[B,N]
+    return %0
+  }
+}
+"#;
+
+#[test]
+fn tours_are_checked() {
+    let folder = folder();
+    let (model, input) = (folder.path().join("order.kir"), folder.path().join("in.safetensors"));
+    let compiled = |text: &str| {
+        fs::write(&model, text).unwrap();
+        let out = folder.path().join("order.kiln");
+        kiln([Path::new("compile"), &model, Path::new("-o"), &out]).exits(0);
+        out
+    };
+    let run = |artifact: &Path| {
+        let words = ["--inputs", input.to_str().unwrap(), "--check", "--json"];
+        kiln(["run", artifact.to_str().unwrap()].into_iter().chain(words))
+    };
+    let square = [0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0];
+    tensors(&input, "points", &[2, 4, 2], &[square, square.map(|x| 2.0 * x)].concat());
+    let artifact = compiled(ORDER);
+    let done = run(&artifact).well();
+    assert!(done.stdout.contains("check: 2 of 2 tours are valid, mean length 6.000000\n"), "{}", done.stdout);
+    let check = &done.json()["check"];
+    assert_eq!((&check["valid"], &check["lengths"]), (&2.into(), &serde_json::json!([4.0, 8.0])));
+    tensors(&input, "points", &[1, 4, 2], &[0.0, 0.0, 1.0, f32::NAN, 1.0, 1.0, 0.0, 1.0]);
+    run(&artifact).exits(1).says(&["in.safetensors: points[0,1] is no point"]);
+    let artifact = compiled(&ORDER.replace("pointer.task", "task"));
+    run(&artifact).exits(2).says(&["pointer.task"]);
+}
+
 #[test]
 fn damaged_artifacts_are_refused() {
     let whole = fs::read(artifact()).unwrap();

@@ -16,6 +16,7 @@ mod emit;
 
 use crate::{Buffer, Cost, Family, KernelSpec, abi::ModuleBuilder, cpu::Cpu};
 use kiln_ir::{Dim, Symbol};
+use std::collections::BTreeSet;
 
 /// What the kernel runs. Sizes may use the symbol of the tiles, which stands for the rows that are left.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -333,8 +334,9 @@ impl Family for Spec {
     }
 
     fn scratch_bytes(&self) -> Dim {
-        let inner = self.kernels.iter().map(|k| self.aligned(&k.scratch_bytes()));
-        self.scratch_start() + inner.reduce(|a, b| a.max_with(&b)).unwrap_or(0.into())
+        // Most are equal, and a maximum of many is a long formula.
+        let inner: BTreeSet<Dim> = self.kernels.iter().map(|k| self.aligned(&k.scratch_bytes())).collect();
+        self.scratch_start() + inner.into_iter().reduce(|a, b| a.max_with(&b)).unwrap_or(0.into())
     }
 
     /// Of one step of each loop.

@@ -5,6 +5,7 @@
 //! command line is.
 
 mod bench;
+mod check;
 mod coding;
 mod image;
 mod inspect;

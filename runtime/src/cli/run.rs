@@ -1,11 +1,12 @@
 //! `run`: one run of one entry.
 
 use super::values::{Class, classes, summary};
-use super::{CliError, EntryArgs, line, trace::Counter, views, write_tensors};
+use super::{CliError, EntryArgs, check, line, trace::Counter, views, write_tensors};
 use crate::format::Manifest;
 use crate::{Outputs, Session};
 use serde_json::{Value, json};
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,6 +18,9 @@ pub struct RunArgs {
     /// Say what was executed: launches, time, memory
     #[arg(long)]
     pub stats: bool,
+    /// Say whether the answers of a pointer network are tours or hulls, and how long or large
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// Runs the entry on the inputs, and writes the outputs or a short summary of them.
@@ -42,6 +46,11 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     for class in &classes {
         line!(out, "class {}: {} ({:.1} %)", class.index, class.label, 100.0 * class.probability)?;
     }
+    let file = args.entry.inputs.as_deref().unwrap_or(Path::new("inputs"));
+    let checked = args.check.then(|| check::check(artifact.manifest(), file, &inputs, &outputs)).transpose()?;
+    if let Some(checked) = &checked {
+        write!(out, "{}", checked.text())?;
+    }
     let stats = counter.map(|counter| {
         let (launches, memory) = (counter.launches(), session.memory_bytes());
         json!({"launches": launches, "seconds": seconds, "memory_bytes": memory, "threads": session.threads()})
@@ -52,7 +61,11 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         }
     }
     if args.entry.json {
-        writeln!(out, "{}", facts(args, &entry, &outputs, &classes, stats, seconds))?;
+        let mut facts = facts(args, &entry, &outputs, &classes, stats, seconds);
+        if let Some(checked) = &checked {
+            facts["check"] = checked.json();
+        }
+        writeln!(out, "{facts}")?;
     }
     out.flush()?;
     Ok(())

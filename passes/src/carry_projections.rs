@@ -12,7 +12,8 @@
 //! step; and the product of the learned first input is known when the weights are written.
 //!
 //! It must not fire where the value has another consumer or leaves the loop, where what comes next is no lookup in a
-//! table from outside, where weight or bias change in the loop, or where the table has more rows than the loop has steps.
+//! table from outside, where weight or bias change in the loop, where the table has more rows than the loop has steps, or
+//! where its rows are so narrow that a product is computed in less time than it is written and looked up.
 
 use crate::{
     Exactness, analysis, cost,
@@ -72,21 +73,19 @@ fn find(m: &Module, cx: &mut Context<'_>, l: &Loop, n: usize) -> Option<Found> {
     if inside.contains(&table) || axis + 1 >= ty.rank() {
         return None;
     }
-    let place = analysis::place(m, product);
-    let mut refused = |reason| {
-        cx.refused("carry", place.clone(), reason);
-        None
+    let reason = if uses.get(&arg) != Some(&1) {
+        "the value has another consumer"
+    } else if uses.contains_key(&m.nodes[l.node].results[n]) {
+        "the value leaves the loop"
+    } else if cost::typical(&ty.dims[axis], &m.symbols) > l.trips(m) {
+        "the table has more rows than the loop has steps"
+    } else if cost::is_cheaper_than_kept(cx.target, m, product) {
+        "the product takes less time than to look it up"
+    } else {
+        return Some(Found { product, lookup });
     };
-    if uses.get(&arg) != Some(&1) {
-        return refused("the value has another consumer");
-    }
-    if uses.contains_key(&m.nodes[l.node].results[n]) {
-        return refused("the value leaves the loop");
-    }
-    if cost::typical(&ty.dims[axis], &m.symbols) > l.trips(m) {
-        return refused("the table has more rows than the loop has steps");
-    }
-    Some(Found { product, lookup })
+    cx.refused("carry", analysis::place(m, product), reason);
+    None
 }
 
 fn carry(

@@ -109,6 +109,16 @@ pub(crate) fn repeated_arithmetic_cycles(target: &Target, m: &Module, node: Node
     flops.saturating_mul(times) / per_cycle(target)
 }
 
+/// Whether the elements of a product take less time to compute again than to write and read: its sums are short.
+pub(crate) fn is_cheaper_than_kept(target: &Target, m: &Module, product: Node) -> bool {
+    let ty = m.ty(m.nodes[product].result());
+    let elements = typical(&ty.elements(), &m.symbols);
+    let results = std::slice::from_ref(ty);
+    let flops = typical(&(m.nodes[product].op.def().flops)(&m.cx(product), results), &m.symbols);
+    let moved = elements.saturating_mul(2 * ty.elem.bytes() as u64);
+    flops / per_cycle(target) < moved / BYTES_PER_CYCLE
+}
+
 /// Multiplications and additions in a cycle of one core.
 fn per_cycle(target: &Target) -> u64 {
     u64::from(target.vector_bits / 32) * 4

@@ -10,7 +10,8 @@
 //! depends on it.
 //!
 //! It must not fire where the weight or bias is computed in the loop, where the slices are along the axis that the product
-//! sums over, or where the product adds something of the loop.
+//! sums over, where the product adds something of the loop, or where inputs are so narrow (two coordinates) that a product
+//! is computed in less time than it is written for all steps and read again.
 
 use crate::{
     Exactness, analysis, cost,
@@ -37,6 +38,7 @@ fn run(m: &mut Module, cx: &mut Context<'_>) -> Result<Outcome, PassError> {
     for mut l in Loop::all(m).into_iter().filter(|l| l.inputs > 0) {
         for node in m.regions[l.body].nodes.clone() {
             if let Some(n) = suits(m, &l, node)
+                && !cost::is_cheaper_than_kept(cx.target, m, node)
                 && let Some(index) = cx.admit()
             {
                 hoist(m, cx, &mut l, node, n, index)?;

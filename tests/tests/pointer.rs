@@ -380,7 +380,7 @@ fn bad_input_of_compiled_models() {
     assert!(e.contains("N is 1025, expected at most 1024"), "{e}");
     for n in [0, -1, 6, i64::MAX] {
         let e = message("forward_padded", &[scattered(1, 5), lengths(vec![n])]);
-        assert!(e.contains("lengths: an index is out of range"), "{n}: {e}");
+        assert!(e.contains("lengths: ") && e.contains("index"), "{n}: {e}");
     }
     let score = |picks: Vec<i64>| {
         let given = ("indices", Tensor::ints(ElemType::I64, [1, picks.len()], picks));

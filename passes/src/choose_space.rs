@@ -109,13 +109,15 @@ fn range(c: &Circuit) -> Option<(f64, f64)> {
 
 /// Bounds of an input, which is 1 where its cell is missing.
 fn input(d: &Distribution) -> Option<(f64, f64)> {
+    // Of unimodal ones the ends are least, behind the values that hold the tails.
+    let ends = |k: u32| [0, 1, k.saturating_sub(2), k - 1].map(|v| d.log_prob(f64::from(v))).to_vec();
     let table = match d {
         Distribution::Gaussian { .. } => return None,
         Distribution::Indicator { .. } => vec![],
         Distribution::Categorical { log_p } => log_p.clone(),
         Distribution::Histogram { log_density, .. } => log_density.clone(),
-        Distribution::Binomial { trials, .. } => d.table(trials + 1)?,
-        Distribution::Logistic { values, .. } => d.table(*values)?,
+        Distribution::Binomial { trials, .. } => ends(trials + 1),
+        Distribution::Logistic { values, .. } => ends(*values),
     };
     let positive = table.iter().filter(|x| **x > f64::NEG_INFINITY);
     Some(positive.fold((0.0, 0.0), |(low, high), x| (x.min(low), x.max(high))))

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// List everything that would stop a compilation of a model
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// A directory of Hugging Face or of a pointer network, or a .kir text graph
+    /// A directory of Hugging Face or of a pointer network, a circuit, or a .kir text graph
     model: PathBuf,
     /// What code would be generated for, as for `kiln compile` (repeatable)
     #[arg(long = "target", value_name = "TARGET", default_value = "cpu", value_parser = options::targets)]

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Compile a model to one artifact
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// A directory of Hugging Face or of a pointer network, or a .kir text graph
+    /// A directory of Hugging Face or of a pointer network, a circuit, or a .kir text graph
     model: PathBuf,
     /// The artifact, or with --emit a file or a folder for what is emitted
     #[arg(short, long, value_name = "OUT", required_unless_present = "emit")]

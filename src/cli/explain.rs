@@ -40,7 +40,8 @@ codes! {
          removed, and what stood under its name before is still there."
     Format "E0103" 1 "the kind of a model cannot be told"
         "Kiln looks at the content: a folder with `config.json` and `model.safetensors` (or an index of shards) is a \
-         Hugging Face model, and a text that starts with `module` is a .kir graph. `--format NAME` says it outright; \
+         Hugging Face model, and a text that starts with `module` is a .kir graph; circuits begin as \
+         their formats say. `--format NAME` says it outright; \
          `kiln compile --help` lists the names."
     Architecture "E0104" 1 "the model is of an architecture that Kiln does not know"
         "The message lists the architectures that `config.json` may name. Nothing is guessed from similar ones: a model \
@@ -65,6 +66,10 @@ codes! {
     Pass "E0110" 1 "a pass failed"
         "A pass of the compiler could not do what it is for, or left a graph that the verifier refuses. This is a bug of \
          Kiln: please report it with the model's config. `--disable PASS` may help until it is mended."
+    Circuit "E0111" 1 "a circuit's file is malformed, or breaks what its format promises"
+        "The message gives line or byte, what was expected and what was found. A circuit must be smooth (children of a sum \
+         have the same variables) and decomposable (children of a product share none), or its answers would be wrong; \
+         formats of learners also promise weights that add up to 1, and a vtree of the same name must be the circuit's own."
     Unsupported "E0201" 1 "something in the model cannot be compiled"
         "All such places are listed, each with the reason. Where a target has no code for an op, another may: `kiln \
          targets`. An entry must give an output, and each of its symbolic sizes must be the size of an axis of an input, \

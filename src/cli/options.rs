@@ -116,6 +116,9 @@ pub(crate) fn code_of(error: &ImportError) -> Code {
     }
     const BY_ENDING: &[(&str, Code)] =
         &[(".safetensors", Code::Weights), (".json", Code::Config), (".kir", Code::Text)];
+    const CIRCUITS: &[&str] =
+        &[".psdd", ".vtree", ".jpc", ".jpc.gz", ".spn", ".bin", ".uai", ".nnf", ".sdd", ".weights"];
+    let circuit = CIRCUITS.iter().any(|ending| error.file.ends_with(ending)).then_some(Code::Circuit);
     let ending = BY_ENDING.iter().find(|(ending, _)| error.file.ends_with(ending));
-    ending.map_or(Code::Format, |(_, code)| *code)
+    ending.map(|(_, code)| *code).or(circuit).unwrap_or(Code::Format)
 }

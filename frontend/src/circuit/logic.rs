@@ -111,6 +111,9 @@ impl Weights {
     }
 }
 
+/// Words of sets read for all nodes and edges together.
+const MAX_WORK: usize = 1 << 30;
+
 /// What a node of the formula became.
 #[derive(Clone, Copy)]
 enum Made {
@@ -247,6 +250,11 @@ pub(super) fn compile(
     notes: &mut Vec<String>,
 ) -> Result<Circuit> {
     formula.variables = formula.variables.max(weights.largest().map_or(0, |v| v.saturating_add(1)));
+    let words = formula.variables.div_ceil(64) as usize;
+    if (formula.len() + formula.edges()).saturating_mul(words) > MAX_WORK {
+        let found = format!("{} over {} variables", formula.len() + formula.edges(), formula.variables);
+        return Err(ImportError::new(path, "fewer nodes and edges, to make them smooth", found));
+    }
     let mut b = Builder::new(name, vec![]);
     if let Some(last) = formula.variables.checked_sub(1) {
         b.declare(last, Domain::Discrete(2)).map_err(|e| ImportError::new(path, e.expected, e.found))?;

@@ -7,7 +7,7 @@ use std::{collections::HashMap, path::Path};
 
 /// Numbers below this stand in a table.
 const DENSE: usize = 1 << 24;
-/// Nodes and edges of a circuit, which bounds the memory that a file can ask for.
+/// Nodes, edges and implied probabilities of a circuit, which bounds the memory that a file can ask for.
 pub(super) const MAX_SIZE: usize = 1 << 26;
 
 /// Nodes by their number in the file.

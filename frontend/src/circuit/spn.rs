@@ -34,13 +34,13 @@ pub(super) fn read(text: &mut Text<'_>, name: &str, notes: &mut Vec<String>) -> 
                 b.input(var, Distribution::Indicator { value }, origin)
             }
             b"*" => {
-                while f.remaining() > 0 {
+                while f.peek().is_some() {
                     children.push(f.child(&numbers)?);
                 }
                 b.product(&children, origin)
             }
             b"+" => {
-                while f.remaining() > 0 {
+                while f.peek().is_some() {
                     children.push(f.child(&numbers)?);
                     weights.push(f.log_probability("a log-weight")?);
                 }

@@ -15,10 +15,11 @@ use crate::error::{ImportError, shown};
 use kiln_ir::circuit::{Builder, Circuit, Distribution, Domain, NodeId, Origin};
 use std::{collections::BTreeSet, path::Path};
 
-/// Entries of one table, and terms of all sums.
+/// Entries of one table, and factors of all terms of all sums.
 const MAX_TABLE: usize = 1 << 20;
-const MAX_TERMS: usize = 1 << 23;
-const MAX_FACTORS: usize = 1 << 16;
+const MAX_TERMS: usize = 1 << 25;
+const MAX_FACTORS: usize = 1 << 14;
+const MAX_NETWORK: u32 = 1 << 14;
 
 /// A table over variables, the last one fastest: a log-weight and the node that it is the weight of.
 struct Table {
@@ -64,6 +65,9 @@ pub(super) fn read(text: &mut Text<'_>, name: &str, notes: &mut Vec<String>) -> 
         if known { Ok(word) } else { Err(f.error("BAYES or MARKOV", format!("`{}`", shown(&word)))) }
     })?;
     let count = w.natural("the number of variables")?;
+    if count > MAX_NETWORK {
+        return Err(w.text.error(format!("at most {MAX_NETWORK} variables"), count.to_string()));
+    }
     let mut b = Builder::new(name, vec![]);
     let mut sizes = vec![];
     for var in 0..count {
@@ -139,20 +143,29 @@ fn compile(
     let wrong = |e: kiln_ir::circuit::BuildError| ImportError::new(path, e.expected, e.found);
     let mut terms = 0;
     let mut left: BTreeSet<u32> = (0..sizes.len() as u32).collect();
-    while !left.is_empty() {
-        // The variable whose elimination makes the smallest table, the first of equals.
-        let neighbours = |var: u32| -> Vec<u32> {
-            let with = tables.iter().filter(|t| t.scope.contains(&var));
-            let all: BTreeSet<u32> = with.flat_map(|t| t.scope.iter().copied()).filter(|v| *v != var).collect();
-            all.into_iter().collect()
-        };
-        let cost = |var: &u32| product(&neighbours(*var), sizes).unwrap_or(usize::MAX);
-        let Some(var) = left.iter().copied().min_by_key(cost) else { break };
+    let mut near: Vec<BTreeSet<u32>> = vec![BTreeSet::new(); sizes.len()];
+    for t in &tables {
+        t.scope.iter().for_each(|v| near[*v as usize].extend(t.scope.iter().filter(|w| *w != v)));
+    }
+    let cost = |near: &BTreeSet<u32>| {
+        let rows = near.iter().try_fold(1usize, |n, v| n.checked_mul(sizes[*v as usize] as usize));
+        rows.unwrap_or(usize::MAX)
+    };
+    let mut costs: Vec<usize> = near.iter().map(cost).collect();
+    // The variable whose elimination makes the smallest table, the first of equals.
+    while let Some(var) = left.iter().copied().min_by_key(|v| costs[*v as usize]) {
         left.remove(&var);
-        let scope = neighbours(var);
+        let scope: Vec<u32> = std::mem::take(&mut near[var as usize]).into_iter().collect();
+        for v in &scope {
+            let others = &mut near[*v as usize];
+            others.extend(scope.iter().filter(|w| *w != v));
+            others.remove(&var);
+            costs[*v as usize] = cost(&near[*v as usize]);
+        }
         let size = sizes[var as usize] as usize;
         let rows = product(&scope, sizes);
-        terms += rows.map_or(MAX_TERMS, |r| r.saturating_mul(size));
+        let factors = tables.iter().filter(|t| t.scope.contains(&var)).count() + 1;
+        terms += rows.map_or(MAX_TERMS, |r| r.saturating_mul(size).saturating_mul(factors));
         let Some(rows) = rows.filter(|_| terms < MAX_TERMS) else {
             let found = format!("one that needs a table over {} variables", scope.len() + 1);
             return Err(ImportError::new(path, "a network small enough to be compiled", found));

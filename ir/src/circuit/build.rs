@@ -38,6 +38,8 @@ pub struct Builder {
     circuit: Circuit,
     /// Distributions by the hash of their numbers.
     known: HashMap<u64, Vec<DistId>>,
+    /// Probabilities that distributions have without listing them.
+    implied: usize,
 }
 
 impl Builder {
@@ -53,7 +55,7 @@ impl Builder {
             distributions: vec![],
             origins: vec![],
         };
-        Builder { circuit, known: HashMap::new() }
+        Builder { circuit, known: HashMap::new(), implied: 0 }
     }
 
     /// Makes the variable known with at least this domain. Variables in between get a domain of one value.
@@ -95,9 +97,9 @@ impl Builder {
         self.circuit.nodes.len()
     }
 
-    /// Nodes and edges together.
+    /// Nodes, edges, and the probabilities that distributions have without listing them: what memory depends on.
     pub fn size(&self) -> usize {
-        self.circuit.nodes.len() + self.circuit.children.len()
+        self.circuit.nodes.len() + self.circuit.children.len() + self.implied
     }
 
     pub fn is_empty(&self) -> bool {
@@ -126,6 +128,11 @@ impl Builder {
             Some(dist) => *dist,
             None => {
                 let dist = DistId::new(distributions.len());
+                self.implied += match distribution {
+                    Distribution::Binomial { trials, .. } => trials as usize,
+                    Distribution::Logistic { values, .. } => values as usize,
+                    _ => 0,
+                };
                 distributions.push(distribution);
                 same.push(dist);
                 dist

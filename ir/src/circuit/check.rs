@@ -161,12 +161,16 @@ impl Circuit {
                 && let Some(other) = children.iter().find(|c| scopes.id(**c) != scopes.id(children[0]))
             {
                 found.push(Violation { property: Property::Smooth, node: n, message: self.uneven(&scopes, n, *other) });
+                // Each message reads whole sets of variables.
+                if found.len() > MAX_LISTED {
+                    break;
+                }
             }
         }
         for n in &scopes.overlapping {
             let message = format!("{}: children of a product share {}", self.place(*n), self.overlap(&scopes, *n));
             found.push(Violation { property: Property::Decomposable, node: *n, message });
-            if found.len() > MAX_LISTED {
+            if found.len() > 2 * MAX_LISTED {
                 break;
             }
         }

@@ -8,9 +8,13 @@
 //! That decides every circuit whose products split along one vtree, such as a PSDD or an SDD. It is a proof for others
 //! too, but may then not find one.
 
-use super::{Circuit, Distribution, Domain, Kind, NodeId};
+use super::{Circuit, Distribution, Domain, Kind, NodeId, scope::order};
 use cranelift_entity::EntityRef;
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    rc::Rc,
+};
 
 /// Pairs of classes looked at.
 const MAX_STEPS: usize = 1 << 26;
@@ -33,16 +37,41 @@ type Values = Vec<(i64, i64)>;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Support {
     Input { var: u32, values: Values },
-    Product(Vec<u32>),
-    Sum(Vec<u32>),
+    Product(Rc<[u32]>),
+    Sum(Rc<[u32]>),
 }
 
-struct Prover {
+/// Spreads the numbers of pairs; they are the circuit's own and need no defence.
+#[derive(Default)]
+struct PairHasher(u64);
+
+impl Hasher for PairHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u64(self.0 ^ u64::from(*b)));
+    }
+
+    fn write_u64(&mut self, pair: u64) {
+        let mixed = pair.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+struct Prover<'a> {
     classes: Vec<Support>,
-    /// By class: the largest interval of variables that it may have, to tell factors that have nothing in common.
+    /// By variable: its place in the order in which a walk from the root meets them, in which scopes are intervals.
+    ranks: Vec<u32>,
+    /// By class: an interval of ranks that holds its variables, to tell factors that have nothing in common.
     vars: Vec<(u32, u32)>,
+    /// By class: the part of all rows over its variables that it supports, or 0 where that is not known.
+    shares: Vec<f64>,
+    domains: &'a [Domain],
     known: HashMap<Support, u32>,
-    excludes: HashMap<(u32, u32), bool>,
+    /// Of pairs with a sum, the smaller class in the upper half.
+    excludes: HashMap<u64, bool, BuildHasherDefault<PairHasher>>,
     steps: usize,
 }
 
@@ -70,13 +99,16 @@ fn values(d: &Distribution, domain: Domain) -> Values {
             }
         }
         Distribution::Indicator { value } => add(i64::from(*value), i64::from(*value) + 1),
-        Distribution::Categorical { .. } | Distribution::Binomial { .. } | Distribution::Logistic { .. } => {
-            for (k, l) in d.table(domain.values().unwrap_or(0)).unwrap_or_default().iter().enumerate() {
-                if *l > f64::NEG_INFINITY {
-                    add(k as i64, k as i64 + 1);
-                }
-            }
+        Distribution::Categorical { log_p } => {
+            let positive = log_p.iter().enumerate().filter(|(_, l)| **l > f64::NEG_INFINITY);
+            positive.for_each(|(k, _)| add(k as i64, k as i64 + 1));
         }
+        Distribution::Binomial { trials, log_p } => match *log_p {
+            0.0 => add(i64::from(*trials), i64::from(*trials) + 1),
+            f64::NEG_INFINITY => add(0, 1),
+            _ => add(0, i64::from(*trials) + 1),
+        },
+        Distribution::Logistic { values, .. } => add(0, i64::from(*values)),
     }
     found
 }
@@ -92,18 +124,29 @@ fn disjoint(a: &[(i64, i64)], b: &[(i64, i64)]) -> bool {
     true
 }
 
-impl Prover {
+impl Prover<'_> {
     fn class(&mut self, support: Support) -> u32 {
         if let Some(known) = self.known.get(&support) {
             return *known;
         }
         let vars = match &support {
-            Support::Input { var, .. } => (*var, *var),
+            Support::Input { var, .. } => (self.ranks[*var as usize], self.ranks[*var as usize]),
             Support::Product(list) | Support::Sum(list) => list.iter().fold((u32::MAX, 0), |(a, b), c| {
                 let (x, y) = self.vars[*c as usize];
                 (a.min(x), b.max(y))
             }),
         };
+        // Terms of a sum exclude each other where this is asked, so that their parts add up.
+        let share = |c: &u32| self.shares[*c as usize];
+        let share = match &support {
+            Support::Input { var, values } => {
+                let count: i64 = values.iter().map(|(from, to)| to.saturating_sub(*from)).sum();
+                self.domains[*var as usize].values().map_or(0.0, |k| count as f64 / f64::from(k))
+            }
+            Support::Product(list) => list.iter().map(share).product(),
+            Support::Sum(list) => list.iter().map(share).sum(),
+        };
+        self.shares.push(share);
         let id = self.classes.len() as u32;
         self.known.insert(support.clone(), id);
         self.classes.push(support);
@@ -139,7 +182,7 @@ impl Prover {
                 }
                 self.class(Support::Input { var, values })
             }
-            _ => self.class(Support::Sum(terms)),
+            _ => self.class(Support::Sum(terms.into())),
         }
     }
 
@@ -153,29 +196,37 @@ impl Prover {
         if a1 < b0 || b1 < a0 {
             return false;
         }
+        // Two large parts of the same rows meet.
+        if (a0, a1) == (b0, b1) && self.shares[a as usize] + self.shares[b as usize] > 1.0 + 1e-9 {
+            return false;
+        }
         let key = (a.min(b), a.max(b));
-        if let Some(known) = self.excludes.get(&key) {
+        let pair = u64::from(key.0) << 32 | u64::from(key.1);
+        let is_sum = |n: u32| matches!(self.classes[n as usize], Support::Sum(_));
+        // Two products are few lookups away from what is known of their factors.
+        let is_kept = is_sum(a) || is_sum(b);
+        if is_kept && let Some(known) = self.excludes.get(&pair) {
             return *known;
         }
         let list = |of: &Support| match of {
             Support::Product(list) | Support::Sum(list) => list.clone(),
-            Support::Input { .. } => vec![],
+            Support::Input { .. } => Rc::default(),
         };
         let (x, y) = (&self.classes[key.0 as usize], &self.classes[key.1 as usize]);
         let found = match (x, y) {
             (Support::Input { var: v, values: x }, Support::Input { var: w, values: y }) => v == w && disjoint(x, y),
-            (Support::Sum(_), _) => list(x).into_iter().all(|t| self.exclude(t, key.1, depth + 1)),
-            (_, Support::Sum(_)) => list(y).into_iter().all(|t| self.exclude(key.0, t, depth + 1)),
+            (Support::Sum(_), _) => list(x).iter().copied().all(|t| self.exclude(t, key.1, depth + 1)),
+            (_, Support::Sum(_)) => list(y).iter().copied().all(|t| self.exclude(key.0, t, depth + 1)),
             (Support::Product(_), Support::Product(_)) => {
                 let (x, y) = (list(x), list(y));
                 x.iter().any(|s| y.iter().any(|t| self.exclude(*s, *t, depth + 1)))
             }
-            (Support::Product(_), _) => list(x).into_iter().any(|s| self.exclude(s, key.1, depth + 1)),
-            (_, Support::Product(_)) => list(y).into_iter().any(|t| self.exclude(key.0, t, depth + 1)),
+            (Support::Product(_), _) => list(x).iter().copied().any(|s| self.exclude(s, key.1, depth + 1)),
+            (_, Support::Product(_)) => list(y).iter().copied().any(|t| self.exclude(key.0, t, depth + 1)),
         };
         // What was cut off by a limit is no finding.
-        if found || (depth <= MAX_DEPTH && self.steps <= MAX_STEPS) {
-            self.excludes.insert(key, found);
+        if is_kept && (found || self.steps <= MAX_STEPS) {
+            self.excludes.insert(pair, found);
         }
         found
     }
@@ -185,7 +236,18 @@ impl Circuit {
     /// Tries to prove that at most one child of each sum is positive for any complete row. Weights of zero count as no
     /// child.
     pub fn prove_determinism(&self) -> Determinism {
-        let mut p = Prover { classes: vec![], vars: vec![], known: HashMap::new(), excludes: HashMap::new(), steps: 0 };
+        let mut ranks = vec![0; self.variables.len()];
+        order(self).into_iter().enumerate().for_each(|(rank, var)| ranks[var as usize] = rank as u32);
+        let mut p = Prover {
+            classes: vec![],
+            ranks,
+            vars: vec![],
+            shares: vec![],
+            domains: &self.variables,
+            known: HashMap::new(),
+            excludes: HashMap::default(),
+            steps: 0,
+        };
         let mut of: Vec<u32> = Vec::with_capacity(self.len());
         let mut proved: HashMap<Vec<u32>, ()> = HashMap::new();
         for n in self.nodes() {
@@ -196,9 +258,9 @@ impl Circuit {
                 }
                 Kind::Product([only]) => of[only.index()],
                 Kind::Product(children) => {
-                    let mut factors: Vec<u32> = children.iter().map(|c| of[c.index()]).collect();
-                    factors.sort_unstable();
-                    p.class(Support::Product(factors))
+                    // In their order: of a decision the prime comes first, which is small and tells the terms apart.
+                    let factors: Vec<u32> = children.iter().map(|c| of[c.index()]).collect();
+                    p.class(Support::Product(factors.into()))
                 }
                 Kind::Sum(children, weights) => {
                     let positive: Vec<NodeId> = children

@@ -122,7 +122,7 @@ impl Scopes {
 }
 
 /// Variables in the order in which a walk from the root, left to right, meets them; then those that it does not meet.
-fn order(c: &Circuit) -> Vec<u32> {
+pub(super) fn order(c: &Circuit) -> Vec<u32> {
     let (mut seen, mut met) = (vec![false; c.len()], vec![false; c.variables.len()]);
     let mut order = vec![];
     let mut stack = vec![c.root()];

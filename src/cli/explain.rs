@@ -66,7 +66,7 @@ codes! {
     Pass "E0110" 1 "a pass failed"
         "A pass of the compiler could not do what it is for, or left a graph that the verifier refuses. This is a bug of \
          Kiln: please report it with the model's config. `--disable PASS` may help until it is mended."
-    Circuit "E0111" 1 "a circuit's file is malformed, or breaks what its format promises"
+    CircuitFile "E0111" 1 "a circuit's file is malformed, or breaks what its format promises"
         "The message gives line or byte, what was expected and what was found. A circuit must be smooth (children of a sum \
          have the same variables) and decomposable (children of a product share none), or its answers would be wrong; \
          formats of learners also promise weights that add up to 1, and a vtree of the same name must be the circuit's own."

@@ -118,7 +118,7 @@ pub(crate) fn code_of(error: &ImportError) -> Code {
         &[(".safetensors", Code::Weights), (".json", Code::Config), (".kir", Code::Text)];
     const CIRCUITS: &[&str] =
         &[".psdd", ".vtree", ".jpc", ".jpc.gz", ".spn", ".bin", ".uai", ".nnf", ".sdd", ".weights"];
-    let circuit = CIRCUITS.iter().any(|ending| error.file.ends_with(ending)).then_some(Code::Circuit);
+    let circuit = CIRCUITS.iter().any(|ending| error.file.ends_with(ending)).then_some(Code::CircuitFile);
     let ending = BY_ENDING.iter().find(|(ending, _)| error.file.ends_with(ending));
     ending.map(|(_, code)| *code).or(circuit).unwrap_or(Code::Format)
 }

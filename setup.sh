@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what building Kiln needs on Debian 12; `--tests` adds what its tests need. Does nothing where all is there.
+# Installs what building Kiln needs on Debian 12; `--tests` adds what its tests need, of that NVIDIA's assembler from PyPI
+# where pip is there. Does nothing where all is there.
 # Changes nothing unless everything can be had: Rust is checked first, then the packages are looked up, then installed.
 set -eu
 
@@ -15,6 +16,15 @@ case "${1-}" in
   --tests) packages="$BUILD_PACKAGES $TEST_PACKAGES" ;;
   *) echo "usage: ./setup.sh [--tests]" >&2; exit 2 ;;
 esac
+
+# ptxas, without which some tests leave out a part and say so.
+ptxas() {
+  [ "${1-}" = --tests ] || return 0
+  dir=${CARGO_TARGET_DIR:-$(dirname "$0")/target}/ptxas
+  [ -z "${KILN_PTXAS-}" ] && ! command -v ptxas >/dev/null && [ ! -x "$dir/nvidia/cu13/bin/ptxas" ] || return 0
+  python3 -m pip install -q --no-deps --target "$dir" nvidia-cuda-nvcc==13.5.37 ||
+    say "no ptxas: PTX is not assembled in the tests"
+}
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 stop() { for line in "$@"; do say "$line"; done; exit 1; }
@@ -37,7 +47,7 @@ if [ "$debian" != debian-12 ]; then
     # Unquoted, for the names that the pattern stands for.
     ls -d $PREFIX/$file >/dev/null 2>&1 || missing="$missing $PREFIX/$file"
   done
-  [ -n "$missing" ] || { say "this is not Debian 12, but LLVM 22 is in $PREFIX; going on with it"; exit 0; }
+  [ -n "$missing" ] || { say "this is not Debian 12, but LLVM 22 is in $PREFIX; going on with it"; ptxas "${1-}"; exit 0; }
   stop "this script installs packages on Debian 12 only; this is $debian" \
     "Kiln needs, from LLVM 22.1 with shared libraries: llvm, mlir (with the C API archives), lld (static libraries)," \
     "libclang and polly, all below $PREFIX; and gcc, g++, zlib and libzstd with headers" \
@@ -49,7 +59,7 @@ absent=
 for package in $packages; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed$' || absent="$absent $package"
 done
-[ -n "$absent" ] || exit 0
+[ -n "$absent" ] || { ptxas "${1-}"; exit 0; }
 
 # Install.
 as_root=
@@ -69,4 +79,5 @@ done
   "deb http://deb.debian.org/debian-security bookworm-security main"
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $absent </dev/null >&2 ||
   stop "apt-get install failed; see above"
+ptxas "${1-}"
 say "done"

@@ -1,62 +1,95 @@
-//! PTX of every op on every element type: it is made, it is assembled for its target where ptxas is installed, and it
-//! uses no more than it should.
+//! PTX of every op on every element type: it computes what the interpreter says, run by an emulated driver; it is
+//! assembled for its target where ptxas is installed, and uses no more than it should. What a session does when a GPU or
+//! its driver fails.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part of the shared modules")]
 
 #[path = "conformance/cases.rs"]
 mod cases;
+mod emulator;
+#[path = "conformance/harness.rs"]
+mod harness;
 mod ptx;
 
 use cases::{CASES, DIMS};
+use harness::{Built, Domain, build_for, levels, limit};
 use kiln_backends::{code, plan::PlanOptions};
 use kiln_ir::ElemType;
-use kiln_kernels::{KernelSpec, Level, cuda::Sm};
-
-/// The kernels of all cases for the type.
-fn kernels(elem: ElemType) -> Vec<KernelSpec> {
-    let cases = CASES.iter().filter(|c| c.elems.contains(&elem));
-    let entries: String = cases.map(|c| format!(" entry @{}{}\n", c.name, c.on(elem))).collect();
-    let m =
-        kiln_ir::parse(&format!("module @m stage=legal {{\n {DIMS}\n{entries}}}")).unwrap_or_else(|e| panic!("{e}"));
-    let verified = kiln_ir::verify(&m).unwrap_or_else(|e| panic!("{e}"));
-    kiln_backends::plan::plan(verified, &PlanOptions::default()).unwrap_or_else(|e| panic!("{e}")).kernels
-}
-
-fn check(elem: ElemType) {
-    // The plain kernels of the two differ in little more than their heads.
-    let levels: &[Sm] = if elem == ElemType::F32 { &Sm::ALL } else { &[Sm::Sm80] };
-    let kernels = kernels(elem);
-    let targets: Vec<Level> = levels.iter().map(|sm| Level::Cuda(*sm)).collect();
-    let codes = code::compile(&kernels, &targets, 2).unwrap_or_else(|e| panic!("{}", e[0]));
-    for (sm, code) in levels.iter().zip(&codes) {
-        let text = std::str::from_utf8(&code.bytes).unwrap();
-        let (major, minor) = sm.ptx();
-        let head = format!(".version {major}.{minor}\n.target {}\n.address_size 64\n", sm.name());
-        assert_eq!(text.matches(&head).count(), 1, "{elem}: the head of\n{}", &text[..200]);
-        for kernel in &kernels {
-            let entry = format!(".visible .entry {}(", kernel.symbol());
-            assert_eq!(text.matches(&entry).count(), 1, "{elem}: {kernel:?}");
-        }
-        assert!(!text.contains(".extern"), "{elem}: something is left to be linked");
-        let Some(ptxas) = ptx::ptxas() else { continue };
-        let usages = ptx::assemble(ptxas, *sm, &code.bytes);
-        assert_eq!(usages.len(), kernels.len());
-        for usage in usages.iter().filter(|u| u.spilled > 0) {
-            println!(
-                "{} {elem}: {} spills {} bytes, {} registers",
-                sm.name(),
-                usage.kernel,
-                usage.spilled,
-                usage.registers
-            );
-            let hot = HOT.iter().any(|family| usage.kernel.starts_with(family));
-            assert!(!hot, "a kernel of {} spills", usage.kernel);
-        }
-    }
-}
+use kiln_kernels::{Level, cuda::Sm};
+use kiln_runtime::{
+    Artifact, Error, Session, SessionOptions, TensorView,
+    cuda::{Address, DeviceId, Driver, Functions, Handle, Status},
+    format::SectionKind,
+};
+use std::{
+    ffi::{c_int, c_uint, c_void},
+    sync::Arc,
+};
 
 /// The families with kernels of their own, in which nothing may be spilled.
 const HOT: &[&str] = &["matmul_"];
+
+/// The elements of the largest index space that is emulated.
+const EMULATED: i64 = 1000;
+
+fn module(elem: ElemType) -> String {
+    let cases = CASES.iter().filter(|c| c.elems.contains(&elem));
+    let entries: String = cases.map(|c| format!(" entry @{}{}\n", c.name, c.on(elem))).collect();
+    format!("module @m stage=legal {{\n {DIMS}\n{entries}}}")
+}
+
+/// The PTX of the artifact's only target.
+fn code_of(built: &Built) -> &[u8] {
+    let section = built.artifact.sections().iter().find(|s| s.kind == SectionKind::Code).unwrap();
+    &built.bytes[section.offset as usize..][..section.len as usize]
+}
+
+fn check(elem: ElemType) {
+    // The kernels of the two differ in little more than their heads.
+    let sm = if elem == ElemType::BF16 { Sm::Sm90a } else { Sm::Sm80 };
+    let driver = Some(emulator::driver());
+    let built = build_for(&module(elem), &PlanOptions::default(), vec![Level::Cuda(sm)], driver);
+    let mut problems = vec![];
+    for case in CASES.iter().filter(|c| c.elems.contains(&elem)) {
+        let domain = |name: &str| match case.below {
+            n if n > 0 && name.starts_with('i') => Domain::Below(n),
+            _ => Domain::Any,
+        };
+        let entry = built.module.entry(case.name).unwrap();
+        let results = &built.module.regions[entry.body].results;
+        let tolerance = |name: &str| {
+            let at = entry.outputs.iter().position(|n| n == name);
+            limit(at.map_or(elem, |at| built.module.ty(results[at]).elem), case.tolerance)
+        };
+        for [b, s, k] in case.sizes.iter().filter(|sizes| sizes.iter().product::<i64>() <= EMULATED) {
+            problems.extend(built.check(case.name, &[("B", *b), ("S", *s), ("K", *k)], &domain, &tolerance));
+        }
+    }
+    assert!(problems.is_empty(), "{elem}:\n{}", problems.join("\n"));
+    assembles(elem, sm, &built);
+}
+
+fn assembles(elem: ElemType, sm: Sm, built: &Built) {
+    let text = std::str::from_utf8(code_of(built)).unwrap();
+    let (major, minor) = sm.ptx();
+    let head = format!(".version {major}.{minor}\n.target {}\n.address_size 64\n", sm.name());
+    assert_eq!(text.matches(&head).count(), 1, "{elem}: the head of\n{}", &text[..200]);
+    assert!(!text.contains(".extern"), "{elem}: something is left to be linked");
+    let mut symbols: Vec<&str> =
+        built.artifact.manifest().targets[0].kernels.iter().map(|k| k.symbol.as_str()).collect();
+    symbols.sort();
+    symbols.dedup();
+    for symbol in &symbols {
+        assert_eq!(text.matches(&format!(".visible .entry {symbol}(")).count(), 1, "{elem}: {symbol}");
+    }
+    let Some(ptxas) = ptx::ptxas() else { return };
+    let usages = ptx::assemble(ptxas, sm, text.as_bytes());
+    assert_eq!(usages.len(), symbols.len());
+    let (most, spills) = (usages.iter().map(|u| u.registers).max(), usages.iter().filter(|u| u.spilled > 0).count());
+    println!("{} {elem}: {} kernels, at most {most:?} registers, {spills} spill", sm.name(), usages.len());
+    let hot = |u: &&ptx::Usage| u.spilled > 0 && HOT.iter().any(|family| u.kernel.starts_with(family));
+    assert_eq!(usages.iter().find(hot), None, "a kernel that may not spill does");
+}
 
 macro_rules! elements {
     ($($name:ident $elem:ident),*) => {$(
@@ -68,8 +101,187 @@ elements!(f64 F64, f32 F32, f16 F16, bf16 BF16, i1 I1, i8 I8, i16 I16, i32 I32, 
 
 #[test]
 fn the_same_kernels_give_the_same_text() {
-    let kernels = kernels(ElemType::U8);
-    let compile =
-        |threads| code::compile(&kernels, &[Level::Cuda(Sm::Sm80)], threads).unwrap_or_else(|e| panic!("{}", e[0]));
+    let m = kiln_ir::parse(LOOKUP).unwrap();
+    let plan = kiln_backends::plan::plan(kiln_ir::verify(&m).unwrap(), &PlanOptions::default()).unwrap();
+    let compile = |threads| {
+        code::compile(&plan.kernels, &[Level::Cuda(Sm::Sm80)], threads).unwrap_or_else(|e| panic!("{}", e[0]))
+    };
     assert!(compile(1)[0].bytes == compile(3)[0].bytes);
+}
+
+/// A lookup, then arithmetic.
+const LOOKUP: &str = "module @lookup stage=legal {
+    dim B = 1..100000000
+    weights %%0 = \"w\"
+    param %table : f32[5,3] = %%0 \"table\"
+    entry @f(%i: i64[B]) -> (y: f32[B,3]) {
+      %0 = gather %table, %i axis=0 : f32[B,3]
+      %1 = add %0, %0 : f32[B,3]
+      return %1
+    }
+  }";
+
+fn lookup(levels: Vec<Level>) -> Artifact {
+    build_for(LOOKUP, &PlanOptions::default(), levels, None).artifact
+}
+
+fn gpu(sm: Sm) -> Artifact {
+    lookup(vec![Level::Cuda(sm)])
+}
+
+fn both() -> Artifact {
+    lookup(levels().into_iter().map(Level::Cpu).chain([Level::Cuda(Sm::Sm90a)]).collect())
+}
+
+fn session(artifact: &Artifact, driver: &Arc<Driver>) -> Result<Session, Error> {
+    Session::new(artifact, SessionOptions { driver: Some(driver.clone()), ..Default::default() })
+}
+
+/// Runs the lookup; the first outputs.
+fn run(session: &mut Session, indices: &[i64]) -> Result<Vec<f32>, Error> {
+    let shape = [indices.len()];
+    let outputs = session.entry("f")?.run(&[("i", TensorView::of(&shape, indices).unwrap())])?;
+    Ok(outputs.get("y").unwrap().as_slice::<f32>().unwrap().to_vec())
+}
+
+/// The name of the target that a session runs.
+fn target(session: &Session) -> String {
+    session.artifact().manifest().targets[session.target()].name.clone()
+}
+
+#[test]
+fn the_gpu_comes_before_the_processor_and_computes_the_same() {
+    let artifact = both();
+    let mut here = session(&artifact, &emulator::driver()).unwrap();
+    assert_eq!(target(&here), "cuda:sm_90a");
+    let mut there = session(&artifact, &driver_with(|f| f.driver_version = old_version)).unwrap();
+    assert!(target(&there).starts_with("cpu:"), "{}", target(&there));
+    for indices in [vec![4, 0, 1, 1], vec![2], vec![3; 1000]] {
+        let before = emulator::launches();
+        assert_eq!(run(&mut here, &indices).unwrap(), run(&mut there, &indices).unwrap());
+        assert!(emulator::launches() > before);
+    }
+    assert!(here.memory_bytes() > 1000 * 3 * 4);
+}
+
+#[test]
+fn an_index_out_of_range_is_found_on_the_device_and_named() {
+    let mut session = session(&gpu(Sm::Sm80), &emulator::driver()).unwrap();
+    let error = run(&mut session, &[1, 5]).unwrap_err();
+    assert!(matches!(&error, Error::IndexOutOfRange { label, .. } if label.starts_with("gather")), "{error}");
+    // The next run starts afresh.
+    assert_eq!(run(&mut session, &[1, 1]).unwrap().len(), 6);
+}
+
+fn driver_with(change: impl FnOnce(&mut Functions)) -> Arc<Driver> {
+    let mut functions = emulator::functions();
+    change(&mut functions);
+    Driver::new(functions).unwrap()
+}
+
+unsafe extern "C" fn old_version(version: *mut c_int) -> Status {
+    unsafe { *version = 11040 };
+    0
+}
+
+unsafe extern "C" fn capability_8_6(value: *mut c_int, which: c_int, _: DeviceId) -> Status {
+    unsafe { *value = if which == 75 { 8 } else { 6 } };
+    0
+}
+
+fn refused(artifact: &Artifact, driver: &Arc<Driver>) -> String {
+    session(artifact, driver).err().unwrap().to_string()
+}
+
+#[test]
+fn a_driver_that_is_too_old_is_named_with_what_is_needed() {
+    let text = refused(&gpu(Sm::Sm90a), &driver_with(|f| f.driver_version = old_version));
+    for part in ["it supports CUDA 11.4", "PTX 8.0 of cuda:sm_90a needs a driver for CUDA 12.0"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(session(&gpu(Sm::Sm80), &driver_with(|f| f.driver_version = old_version)).is_ok());
+}
+
+#[test]
+fn another_architecture_is_refused() {
+    let text = refused(&gpu(Sm::Sm90a), &driver_with(|f| f.device_attribute = capability_8_6));
+    assert!(text.contains("cuda:sm_90a needs compute capability 9.0, Emulated GPU has 8.6"), "{text}");
+    assert!(session(&gpu(Sm::Sm80), &driver_with(|f| f.device_attribute = capability_8_6)).is_ok());
+}
+
+#[test]
+fn without_a_driver_or_a_device_there_is_a_reason() {
+    let missing = Driver::open("libno-such-driver.so.1".as_ref()).unwrap_err().to_string();
+    assert!(missing.starts_with("no CUDA driver: libno-such-driver.so.1"), "{missing}");
+    let other = Driver::open("libm.so.6".as_ref()).unwrap_err().to_string();
+    assert!(other.contains("libm.so.6 has no cuInit"), "{other}");
+    unsafe extern "C" fn no_device(_: c_uint) -> Status {
+        100
+    }
+    unsafe extern "C" fn none(count: *mut c_int) -> Status {
+        unsafe { *count = 0 };
+        0
+    }
+    for change in [|f: &mut Functions| f.init = no_device, |f: &mut Functions| f.device_count = none] {
+        let mut functions = emulator::functions();
+        change(&mut functions);
+        assert_eq!(Driver::new(functions).unwrap_err().to_string(), "the CUDA driver finds no device");
+    }
+}
+
+#[test]
+fn out_of_device_memory_is_an_error_and_the_session_stays_usable() {
+    unsafe extern "C" fn little(address: *mut Address, bytes: usize) -> Status {
+        if bytes > 1 << 20 {
+            emulator::OUT_OF_MEMORY
+        } else {
+            unsafe { (emulator::functions().memory_alloc)(address, bytes) }
+        }
+    }
+    let mut session = session(&gpu(Sm::Sm80), &driver_with(|f| f.memory_alloc = little)).unwrap();
+    let expected = run(&mut session, &[3, 4]).unwrap();
+    let error = run(&mut session, &vec![0; 1 << 20]).unwrap_err();
+    assert!(matches!(error, Error::Memory { .. }), "{error}");
+    assert_eq!(run(&mut session, &[3, 4]).unwrap(), expected);
+}
+
+#[test]
+fn a_device_that_fails_is_an_error_each_time() {
+    unsafe extern "C" fn lost(
+        _: Handle,
+        _: c_uint,
+        _: c_uint,
+        _: c_uint,
+        _: c_uint,
+        _: c_uint,
+        _: c_uint,
+        _: c_uint,
+        _: Handle,
+        _: *mut *mut c_void,
+        _: *mut *mut c_void,
+    ) -> Status {
+        719
+    }
+    let mut session = session(&gpu(Sm::Sm80), &driver_with(|f| f.launch = lost)).unwrap();
+    for _ in 0..2 {
+        let text = run(&mut session, &[1]).unwrap_err().to_string();
+        assert!(text.contains("gather") && text.contains("CUDA_ERROR_LAUNCH_FAILED"), "{text}");
+    }
+}
+
+#[test]
+fn ptx_that_the_driver_refuses_is_an_error_with_what_it_says() {
+    unsafe extern "C" fn refuse(
+        _: *mut Handle,
+        _: *const c_void,
+        _: c_uint,
+        _: *mut c_int,
+        values: *mut *mut c_void,
+    ) -> Status {
+        let said = b"line 1: no";
+        unsafe { std::ptr::copy_nonoverlapping(said.as_ptr(), (*values).cast(), said.len()) };
+        200
+    }
+    let text = refused(&gpu(Sm::Sm80), &driver_with(|f| f.module_load = refuse));
+    assert!(text.contains("cuda:sm_80 does not load: CUDA_ERROR_INVALID_IMAGE: line 1: no"), "{text}");
 }

@@ -26,6 +26,8 @@ struct Inner {
     verifier: Verifier,
     /// The loaded code, by target.
     programs: Mutex<Vec<Option<Arc<Program>>>>,
+    #[cfg(feature = "cuda")]
+    gpu_programs: Mutex<Vec<Option<Arc<crate::cuda::Program>>>>,
 }
 
 /// How to open an artifact.
@@ -102,15 +104,43 @@ impl Artifact {
     /// The index of the best target that this machine runs.
     pub fn best_target(&self) -> Result<usize> {
         let targets = &self.manifest().targets;
-        let fits = targets.iter().enumerate().filter(|(_, t)| machine::supports(t.level, &t.features));
-        // Of two with one level, the one that asks for more was made for machines like this.
-        let best = fits.max_by_key(|(i, t)| (t.level, t.features.len(), std::cmp::Reverse(*i)));
+        let fits = |i: &usize| machine::supports(targets[*i].level, &targets[*i].features);
         let names = || targets.iter().map(|t| t.name.clone()).collect();
-        best.map(|(i, _)| i).ok_or_else(|| Error::NoTarget { has: names(), machine: machine::describe() })
+        let best = self.by_preference().into_iter().find(fits);
+        best.ok_or_else(|| Error::NoTarget { has: names(), machine: machine::describe() })
     }
 
     pub(crate) fn section(&self, kind: SectionKind, index: u32) -> &[u8] {
         section_of(self.sections(), kind, index).map_or(&[], |s| &self.inner.source.bytes()[s.range()])
+    }
+
+    /// The targets, the best ones first. Of two with one level, the one that asks for more was made for machines that have
+    /// it.
+    pub(crate) fn by_preference(&self) -> Vec<usize> {
+        let targets = &self.manifest().targets;
+        let mut order: Vec<usize> = (0..targets.len()).collect();
+        order
+            .sort_by_key(|i| std::cmp::Reverse((targets[*i].level, targets[*i].features.len(), std::cmp::Reverse(*i))));
+        order
+    }
+
+    /// The code and the weights of a target on a GPU, loaded once for all sessions.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn gpu_program(
+        &self,
+        target: usize,
+        driver: Option<&Arc<crate::cuda::Driver>>,
+    ) -> Result<Arc<crate::cuda::Program>> {
+        let mut programs = self.inner.gpu_programs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = programs.get(target).cloned().flatten().filter(|p| p.loaded_by(driver)) {
+            return Ok(program);
+        }
+        let code = self.section(SectionKind::Code, target as u32);
+        let weights = self.section(SectionKind::Weights, 0);
+        let target_info = &self.manifest().targets[target];
+        let program = Arc::new(crate::cuda::Program::load(driver, target_info, code, weights)?);
+        programs[target] = Some(program.clone());
+        Ok(program)
     }
 
     /// The code of a target, loaded once for all sessions.
@@ -169,7 +199,18 @@ impl OpenOptions {
             verifier.wait()?;
         }
         let programs = Mutex::new(vec![None; parsed.manifest.targets.len()]);
-        Ok(Artifact { inner: Arc::new(Inner { source, parsed, verifier, programs }) })
+        #[cfg(feature = "cuda")]
+        let gpu_programs = Mutex::new(vec![None; parsed.manifest.targets.len()]);
+        Ok(Artifact {
+            inner: Arc::new(Inner {
+                source,
+                parsed,
+                verifier,
+                programs,
+                #[cfg(feature = "cuda")]
+                gpu_programs,
+            }),
+        })
     }
 }
 

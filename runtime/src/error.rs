@@ -45,6 +45,12 @@ pub enum Error {
     #[error("the code for {target} does not load: {problem}")]
     Code { target: String, problem: String },
 
+    #[error("{0}")]
+    NoGpu(String),
+
+    #[error("the GPU: {what}: {problem}")]
+    Gpu { what: String, problem: String },
+
     #[error("no entry `{}`; the artifact has {}", plain(name), list(.has))]
     NoEntry { name: String, has: Vec<String> },
 

@@ -22,6 +22,8 @@
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod codec;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod format;
 pub mod machine;
 

@@ -151,6 +151,13 @@ fn summary(report: &Report, out: &Path) -> String {
 
 fn emit(args: &Args, options: &kiln::Options, form: Form, out: Option<&Path>) -> Result<()> {
     let (_, extension, what, comment) = FORMS[FORMS.iter().position(|f| f.0 == form).unwrap_or(0)];
+    let levels = kiln_backends::code::levels(&options.targets).map_err(|e| Failure::new(Code::Option, e))?;
+    if let Emit::Kernels(stage) = what
+        && !levels.iter().any(|level| stage.serves(*level))
+    {
+        let (form, targets) = (format!("{form:?}").to_lowercase(), options.targets.join(", "));
+        return Err(Failure::new(Code::Option, format_args!("code for {targets} has no form {form}")));
+    }
     let parts = kiln::emit(&args.model, options, what);
     progress::done();
     let parts = parts?;

@@ -16,6 +16,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let level = kiln_runtime::machine::describe();
     let features = kiln_runtime::machine::features();
     let processor = processor().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let gpu = kiln_runtime::cuda::describe().map_err(|e| e.to_string());
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let object = serde_json::json!({
         "kiln": env!("CARGO_PKG_VERSION"),
@@ -26,7 +27,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         "level": level,
         "features": features,
         "threads": threads,
-        "gpu": null,
+        "gpu": gpu.as_ref().ok(),
     });
     output::facts(args.json, object, || {
         let rows = [
@@ -39,7 +40,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             ("processor", format!("{processor}, {level}")),
             ("features", features.join(" ")),
             ("threads", format!("{threads} (affinity and control group)")),
-            ("GPU", "none: this build generates code for processors only".to_owned()),
+            ("GPU", gpu.unwrap_or_else(|why| format!("none: {why}"))),
         ];
         rows.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
     })

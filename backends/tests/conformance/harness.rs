@@ -8,9 +8,9 @@ use kiln_backends::{
 };
 pub use kiln_ir::sample::{Domain, Random, tensor};
 use kiln_ir::{ElemType, Module, eval};
-use kiln_kernels::cpu::CpuLevel;
-use kiln_runtime::{Artifact, Session, SessionOptions, TensorView, format::Writer};
-use std::{collections::HashMap, io::Cursor};
+use kiln_kernels::{Level, cpu::CpuLevel};
+use kiln_runtime::{Artifact, Session, SessionOptions, TensorView, cuda::Driver, format::Writer};
+use std::{collections::HashMap, io::Cursor, sync::Arc};
 
 /// A compiled module.
 pub struct Built {
@@ -18,6 +18,9 @@ pub struct Built {
     pub artifact: Artifact,
     pub bytes: Vec<u8>,
     pub weights: HashMap<String, eval::Tensor>,
+    pub levels: Vec<Level>,
+    /// Of the GPU, where the levels have one.
+    pub driver: Option<Arc<Driver>>,
 }
 
 /// The levels that this machine runs.
@@ -27,6 +30,11 @@ pub fn levels() -> Vec<CpuLevel> {
 
 /// Parses, verifies and compiles a module for all levels of this machine; its weights are random.
 pub fn build(text: &str, options: &PlanOptions) -> Built {
+    build_for(text, options, levels().into_iter().map(Level::Cpu).collect(), None)
+}
+
+/// The same for these levels.
+pub fn build_for(text: &str, options: &PlanOptions, levels: Vec<Level>, driver: Option<Arc<Driver>>) -> Built {
     let module = kiln_ir::parse(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let mut random = Random(7);
     let mut weights = HashMap::new();
@@ -38,7 +46,7 @@ pub fn build(text: &str, options: &PlanOptions) -> Built {
     let raw: HashMap<String, Vec<u8>> = weights.iter().map(|(k, t)| (k.clone(), t.to_bytes())).collect();
     let verified = kiln_ir::verify(&module).unwrap_or_else(|e| panic!("{e}"));
     let plan = plan(verified, options).unwrap_or_else(|e| panic!("{e}"));
-    let code = code::compile(&plan.kernels, &levels(), 2).unwrap_or_else(|e| panic!("{}", e[0]));
+    let code = code::compile(&plan.kernels, &levels, 2).unwrap_or_else(|e| panic!("{}", e[0]));
     let find = |_, key: &str| raw.get(key).map(Vec::as_slice);
     let params = Params::new(&module, &find, &|_| {}).unwrap();
     let parts = Parts { module: verified, plan: &plan, code: &code, params: &params, producer: "test", rewrites: b"" };
@@ -46,7 +54,7 @@ pub fn build(text: &str, options: &PlanOptions) -> Built {
     artifact::write(Writer::new(&mut out).unwrap(), &parts).unwrap_or_else(|e| panic!("{e}"));
     let bytes = out.into_inner();
     let artifact = Artifact::from_bytes(&bytes).unwrap_or_else(|e| panic!("{e}"));
-    Built { module, artifact, bytes, weights }
+    Built { module, artifact, bytes, weights, levels, driver }
 }
 
 impl Built {
@@ -76,9 +84,10 @@ impl Built {
             Err(e) => return vec![at(format!("the interpreter says {e}"))],
         };
         let mut problems = vec![];
-        for level in levels() {
+        for level in self.levels.iter().copied() {
             let mut first: Option<Vec<Vec<u8>>> = None;
-            for threads in [1, 2, 3] {
+            let counts: &[usize] = if matches!(level, Level::Cpu(_)) { &[1, 2, 3] } else { &[1] };
+            for threads in counts.iter().copied() {
                 let place = |what: String| at(format!("{} on {threads}: {what}", level.name()));
                 let outputs = match self.run(entry, level, threads, &inputs) {
                     Ok(outputs) => outputs,
@@ -113,12 +122,12 @@ impl Built {
     pub fn run(
         &self,
         entry: &str,
-        level: CpuLevel,
+        level: impl Into<Level>,
         threads: usize,
         inputs: &HashMap<String, eval::Tensor>,
     ) -> Result<Vec<Vec<u8>>, String> {
-        let target = Some(format!("cpu:{}", level.name()));
-        let options = SessionOptions { threads: Some(threads), target, ..Default::default() };
+        let (target, driver) = (Some(level.into().name()), self.driver.clone());
+        let options = SessionOptions { threads: Some(threads), target, driver, ..Default::default() };
         let mut session = Session::new(&self.artifact, options).map_err(|e| e.to_string())?;
         let mut handle = session.entry(entry).map_err(|e| e.to_string())?;
         let raw: Vec<(String, kiln_runtime::Tensor)> = inputs

@@ -58,7 +58,8 @@ fn memory_file() -> Result<File, String> {
     Err(format!("memfd_create: {}", std::io::Error::last_os_error()))
 }
 
-fn last_error() -> String {
+/// What the linker has to say of its last failure on this thread.
+pub(crate) fn last_error() -> String {
     // SAFETY: the text belongs to this thread until its next call into the linker.
     let text = unsafe { libc::dlerror() };
     if text.is_null() {

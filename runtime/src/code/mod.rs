@@ -8,6 +8,8 @@ mod elf;
 
 use crate::error::{Error, Result};
 use crate::format::TargetInfo;
+#[cfg(feature = "cuda")]
+pub(crate) use dl::last_error;
 use std::ffi::CString;
 
 /// A CPU kernel: `bufs`, `sizes`, first task, end of tasks, scratch. The contract is in the module docs of

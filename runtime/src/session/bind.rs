@@ -1,9 +1,11 @@
 //! Binding: from the shapes of the inputs to addresses and numbers, once for as long as the shapes stay.
 
-use crate::code::KernelFn;
+#[cfg(feature = "cuda")]
+use super::run::failure;
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::format::Kernel;
 use crate::format::{Arg, Count, ElemType, Entry, Manifest, Plan, Port, SizeExpr, Step, UNBOUNDED};
-use crate::memory::Pages;
 use crate::tensor::{TensorMut, TensorView, byte_len};
 use crate::text::plain;
 use std::collections::BTreeSet;
@@ -18,7 +20,8 @@ pub(super) struct Memory<'a> {
     pub(super) scratch: *mut u8,
     pub(super) scratch_stride: usize,
     pub(super) weights: *mut u8,
-    pub(super) states: &'a mut [Pages],
+    /// Starts and lengths.
+    pub(super) states: &'a [(*mut u8, usize)],
 }
 
 /// A plan with all formulas evaluated. `u32`s are indices into `bufs` and `sizes`.
@@ -45,8 +48,9 @@ pub(super) enum Node {
     /// The values of the limits stand behind those of the sizes.
     Launch {
         kernel: u32,
-        function: KernelFn,
         bufs: u32,
+        /// How many of them there are.
+        args: u32,
         sizes: u32,
         tasks: i64,
         limits: std::ops::Range<u32>,
@@ -242,7 +246,6 @@ impl Binding {
         manifest: &Manifest,
         entry: usize,
         plan: &Plan,
-        kernels: &[KernelFn],
         symbols: Vec<i64>,
         memory: Memory,
     ) -> Result<Binding> {
@@ -261,7 +264,6 @@ impl Binding {
         let mut builder = Builder {
             input_bytes: bytes(&entry.inputs, &input_shapes)?,
             output_bytes: bytes(&entry.outputs, &output_shapes)?,
-            kernels,
             symbols: &symbols,
             binding: Binding {
                 input_shapes,
@@ -317,6 +319,34 @@ impl Binding {
         })
     }
 
+    /// Points the steps at an input.
+    #[cfg(feature = "cuda")]
+    pub(super) fn set_input(&mut self, port: usize, start: *mut u8) {
+        for patch in self.inputs.iter().filter(|p| p.port as usize == port) {
+            self.bufs[patch.slot as usize] = start.wrapping_add(patch.offset);
+        }
+    }
+
+    /// The bytes of the inputs and then of the outputs.
+    #[cfg(feature = "cuda")]
+    pub(super) fn port_bytes(&self, entry: &Entry) -> impl Iterator<Item = usize> {
+        let ports = entry.inputs.iter().zip(&self.input_shapes).chain(entry.outputs.iter().zip(&self.output_shapes));
+        ports.map(|(port, shape)| byte_len(port.elem, shape).unwrap_or(usize::MAX))
+    }
+
+    /// The error that a status other than 0 of a kernel stands for; some launch of it met what the status says.
+    #[cfg(feature = "cuda")]
+    pub(super) fn failure(&self, names: &Kernel, kernel: u32, status: i32) -> Error {
+        let launches = self.blocks.iter().flatten();
+        let limits = launches.filter_map(|node| match node {
+            Node::Launch { kernel: k, limits, .. } if *k == kernel => Some(limits),
+            _ => None,
+        });
+        let bounds = limits.map(|l| &self.sizes[l.start as usize..l.end as usize]).next().unwrap_or(&[]);
+        // Notes on a bad index stay on the device.
+        failure(names, status, bounds, None)
+    }
+
     /// Points the steps at an output.
     pub(super) fn set_output(&mut self, port: usize, start: *mut u8) {
         for patch in self.outputs.iter().filter(|p| p.port as usize == port) {
@@ -332,7 +362,6 @@ fn size(what: &str, expr: &SizeExpr, symbols: &[i64]) -> Result<usize> {
 struct Builder<'a> {
     input_bytes: Vec<usize>,
     output_bytes: Vec<usize>,
-    kernels: &'a [KernelFn],
     symbols: &'a [i64],
     memory: Memory<'a>,
     binding: Binding,
@@ -353,8 +382,14 @@ impl Builder<'_> {
                 }
                 let limits = first_limit..first_limit + limits.len() as u32;
                 let tasks = size("a grid", tasks, self.symbols)? as i64;
-                let function = self.kernels[*kernel as usize];
-                Node::Launch { kernel: *kernel, function, bufs: first_buf, sizes: first_size, tasks, limits }
+                Node::Launch {
+                    kernel: *kernel,
+                    bufs: first_buf,
+                    args: args.len() as u32,
+                    sizes: first_size,
+                    tasks,
+                    limits,
+                }
             }
             Step::If { cond, then, otherwise } => {
                 Node::If { cond: self.slot(cond, 1)?, then: *then, otherwise: *otherwise }
@@ -392,10 +427,7 @@ impl Builder<'_> {
             // The reader has checked offsets of weights against their section.
             Arg::Weight { .. } => (self.memory.weights, usize::MAX),
             Arg::Arena { .. } => (self.memory.arena, self.memory.arena_bytes),
-            Arg::State { index, .. } => {
-                let state = &mut self.memory.states[*index as usize];
-                (state.start(), state.len())
-            }
+            Arg::State { index, .. } => self.memory.states[*index as usize],
             Arg::Input { index, .. } => {
                 self.binding.inputs.push(patch(index));
                 (std::ptr::null_mut(), self.input_bytes[*index as usize])

@@ -1,10 +1,15 @@
 //! A session: what one caller needs to run the entries of an artifact.
 
 mod bind;
+#[cfg(feature = "cuda")]
+mod gpu;
+mod machine;
 mod run;
 
 use crate::artifact::Artifact;
-use crate::code::{Loader, Program};
+use crate::code::Loader;
+#[cfg(feature = "cuda")]
+use crate::cuda::Driver;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Workers};
 use crate::format::{ElemType, Entry, Lifetime, SectionKind};
@@ -12,6 +17,7 @@ use crate::memory::Pages;
 use crate::profile::Profile;
 use crate::tensor::{Tensor, TensorMut, TensorView, byte_len};
 use bind::{Binding, Memory};
+use machine::Machine;
 use std::sync::Arc;
 
 /// How to run.
@@ -26,6 +32,9 @@ pub struct SessionOptions {
     /// The name of a target, instead of the best one that this machine runs.
     pub target: Option<String>,
     pub loader: Loader,
+    /// A CUDA driver to use instead of the one that is installed.
+    #[cfg(feature = "cuda")]
+    pub driver: Option<Arc<Driver>>,
     /// Hears about every launch.
     pub profile: Option<Arc<dyn Profile>>,
 }
@@ -34,9 +43,10 @@ pub struct SessionOptions {
 pub struct Session {
     artifact: Artifact,
     target: usize,
-    program: Arc<Program>,
+    machine: Machine,
     workers: Workers,
     profile: Option<Arc<dyn Profile>>,
+    /// For a processor; what a GPU has stands in `machine`.
     arena: Pages,
     scratch: Pages,
     states: Vec<Pages>,
@@ -61,39 +71,34 @@ pub struct Outputs {
 }
 
 impl Session {
-    /// Loads the code for this machine and starts the threads.
+    /// Loads the code for this machine and starts the threads. The best target is chosen: a GPU where there is one that an
+    /// artifact has code for, or else the processor.
     pub fn new(artifact: &Artifact, options: SessionOptions) -> Result<Session> {
         let manifest = artifact.manifest();
-        let target = match &options.target {
-            None => artifact.best_target()?,
-            Some(name) => {
-                let named = manifest.targets.iter().position(|t| t.name == *name);
-                named
-                    .filter(|i| {
-                        let t = &manifest.targets[*i];
-                        crate::machine::supports(t.level, &t.features)
-                    })
-                    .ok_or_else(|| Error::NoTarget {
-                        has: manifest.targets.iter().map(|t| t.name.clone()).collect(),
-                        machine: format!("{} and {name} is asked for", crate::machine::describe()),
-                    })?
-            }
-        };
-        let program = artifact.program(target, options.loader)?;
-        let mut states = Vec::with_capacity(manifest.states.len());
+        let mut bytes = Vec::with_capacity(manifest.states.len());
         for state in &manifest.states {
             let what = || format!("state {}", state.name);
             let dims = state.dims.iter().map(|d| d.eval_size(&[]).map(|v| v as usize));
             let dims: Vec<usize> =
                 dims.collect::<Result<_, _>>().map_err(|source| Error::Size { what: what(), source })?;
-            let bytes = byte_len(state.elem, &dims).unwrap_or(usize::MAX);
-            states.push(Pages::new(bytes, "a state")?);
+            bytes.push(byte_len(state.elem, &dims).unwrap_or(usize::MAX));
         }
+        let (target, machine) = machine::load(artifact, &options, &bytes)?;
+        let states = match &machine {
+            Machine::Cpu(_) => bytes.iter().map(|n| Pages::new(*n, "a state")).collect::<Result<_>>()?,
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(_) => vec![],
+        };
+        let threads = match &machine {
+            Machine::Cpu(_) => options.threads,
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(_) => Some(1),
+        };
         Ok(Session {
             artifact: artifact.clone(),
             target,
-            program,
-            workers: Workers::new(options.threads, options.executor)?,
+            machine,
+            workers: Workers::new(threads, options.executor)?,
             profile: options.profile,
             arena: Pages::empty(),
             scratch: Pages::empty(),
@@ -117,9 +122,14 @@ impl Session {
         self.workers.count()
     }
 
-    /// Bytes of arena and scratch memory that the session holds.
+    /// Bytes of arena, scratch memory and states that the session holds, on the GPU where it runs on one.
     pub fn memory_bytes(&self) -> usize {
-        self.arena.len() + self.scratch.len() + self.states.iter().map(Pages::len).sum::<usize>()
+        let here = self.arena.len() + self.scratch.len() + self.states.iter().map(Pages::len).sum::<usize>();
+        match &self.machine {
+            Machine::Cpu(_) => here,
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(engine) => here + engine.bytes(),
+        }
     }
 
     /// The entry of that name.
@@ -133,6 +143,11 @@ impl Session {
     /// Sets all states to zeros.
     pub fn reset(&mut self) {
         self.states.iter_mut().for_each(clear);
+        #[cfg(feature = "cuda")]
+        if let Machine::Gpu(engine) = &self.machine {
+            // A device that cannot do this does not run either, and then says why.
+            let _ = (0..engine.states().count()).try_for_each(|state| engine.clear_state(state));
+        }
     }
 
     /// Makes the binding of the entry fit the inputs, and the memory fit the binding.
@@ -152,21 +167,47 @@ impl Session {
         };
         let arena = size("the arena", &plan.arena_bytes)? as usize;
         let stride = bind::scratch_stride(size("the scratch memory", &plan.scratch_bytes)? as usize);
+        #[cfg(feature = "cuda")]
+        if let Machine::Gpu(engine) = &mut self.machine {
+            if arena > engine.arena_bytes() {
+                self.bindings.iter_mut().for_each(|b| *b = None);
+                engine.grow(arena)?;
+            }
+            self.bindings[entry] = None;
+            let states: Vec<_> = engine.states().collect();
+            let memory = Memory {
+                arena: engine.arena(),
+                arena_bytes: arena,
+                scratch: std::ptr::null_mut(),
+                scratch_stride: 0,
+                weights: engine.weights(),
+                states: &states,
+            };
+            let mut binding = Binding::new(manifest, entry, plan, symbols, memory)?;
+            let ports = &manifest.entries[entry];
+            let places = engine.place_ports(entry, binding.port_bytes(ports))?;
+            let (inputs, outputs) = places.split_at(ports.inputs.len());
+            inputs.iter().enumerate().for_each(|(i, place)| binding.set_input(i, *place));
+            outputs.iter().enumerate().for_each(|(i, place)| binding.set_output(i, *place));
+            self.bindings[entry] = Some(binding);
+            return Ok(());
+        }
         if arena > self.arena.len() || stride.saturating_mul(self.workers.count()) > self.scratch.len() {
             // Every binding holds addresses in what goes away now.
             self.bindings.iter_mut().for_each(|b| *b = None);
             self.grow(arena, stride)?;
         }
         let weights = artifact.section(SectionKind::Weights, 0);
+        let states: Vec<_> = self.states.iter_mut().map(|state| (state.start(), state.len())).collect();
         let memory = Memory {
             arena: self.arena.start(),
             arena_bytes: arena,
             scratch: self.scratch.start(),
             scratch_stride: stride,
             weights: weights.as_ptr().cast_mut(),
-            states: &mut self.states,
+            states: &states,
         };
-        let binding = Binding::new(manifest, entry, plan, self.program.kernels(), symbols, memory)?;
+        let binding = Binding::new(manifest, entry, plan, symbols, memory)?;
         self.bindings[entry] = Some(binding);
         Ok(())
     }
@@ -194,7 +235,8 @@ impl Session {
         let Some(binding) = &self.bindings[entry] else { return Ok(()) };
         let manifest = self.artifact.manifest();
         let kernels = &manifest.targets[self.target].kernels;
-        run::walk(binding, &manifest.entries[entry], kernels, &mut self.workers, self.profile.as_deref())?;
+        let functions = self.machine.functions();
+        run::walk(binding, &manifest.entries[entry], functions, kernels, &mut self.workers, self.profile.as_deref())?;
         if !self.verified {
             self.artifact.verify()?;
             self.verified = true;
@@ -232,6 +274,12 @@ impl EntryHandle<'_> {
         let ports = self.signature().outputs.iter().zip(&shapes);
         let tensors = ports.map(|(port, shape)| Ok((port.name.clone(), Tensor::zeros(port.elem, shape)?)));
         let mut tensors: Vec<(String, Tensor)> = tensors.collect::<Result<_>>()?;
+        #[cfg(feature = "cuda")]
+        if self.session.machine.is_gpu() {
+            let mut output = |i: usize| tensors.get_mut(i).map(|(_, tensor)| tensor.bytes_mut().as_mut_ptr());
+            self.session.execute_on_gpu(self.index, inputs, &mut output)?;
+            return Ok(Outputs { tensors });
+        }
         if let Some(binding) = &mut self.session.bindings[self.index] {
             binding.set_inputs(&self.session.artifact.manifest().entries[self.index], inputs);
             for (i, (_, tensor)) in tensors.iter_mut().enumerate() {
@@ -250,6 +298,16 @@ impl EntryHandle<'_> {
         let entry = &manifest.entries[self.index];
         if let Some(binding) = &mut self.session.bindings[self.index] {
             bind::check_outputs(manifest, entry, binding, outputs)?;
+            #[cfg(feature = "cuda")]
+            if self.session.machine.is_gpu() {
+                let artifact = self.session.artifact.clone();
+                let ports = &artifact.manifest().entries[self.index].outputs;
+                let mut output = |i: usize| {
+                    let named = outputs.iter_mut().find(|(name, _)| *name == ports[i].name);
+                    named.map(|(_, tensor)| tensor.bytes_mut().as_mut_ptr())
+                };
+                return self.session.execute_on_gpu(self.index, inputs, &mut output);
+            }
             binding.set_inputs(entry, inputs);
             for (i, port) in entry.outputs.iter().enumerate() {
                 for (_, tensor) in outputs.iter_mut().filter(|(name, _)| *name == port.name) {

@@ -1,6 +1,7 @@
 //! Walking a bound plan.
 
 use super::bind::{Binding, Node, Times};
+use crate::code::KernelFn;
 use crate::error::{BadIndex, Error, Result};
 use crate::executor::Workers;
 use crate::format::{BAD_INDEX, BadIndexNote, Entry, Kernel};
@@ -17,20 +18,22 @@ const LOOP_LIMIT: i32 = 16;
 struct Walk<'a> {
     binding: &'a Binding,
     entry: &'a Entry,
+    functions: &'a [KernelFn],
     kernels: &'a [Kernel],
     workers: &'a mut Workers,
     profile: Option<&'a dyn Profile>,
 }
 
-/// Runs all steps of a binding of `entry`. `kernels` are the names of the target's kernels.
+/// Runs all steps of a binding of `entry`. `functions` are the target's kernels, `kernels` their names.
 pub(super) fn walk(
     binding: &Binding,
     entry: &Entry,
+    functions: &[KernelFn],
     kernels: &[Kernel],
     workers: &mut Workers,
     profile: Option<&dyn Profile>,
 ) -> Result<()> {
-    Walk { binding, entry, kernels, workers, profile }.block(0)
+    Walk { binding, entry, functions, kernels, workers, profile }.block(0)
 }
 
 impl Walk<'_> {
@@ -38,9 +41,9 @@ impl Walk<'_> {
     fn block(&mut self, block: u32) -> Result<()> {
         for node in &self.binding.blocks[block as usize] {
             match *node {
-                Node::Launch { kernel, function, bufs, sizes, tasks, ref limits } => {
+                Node::Launch { kernel, bufs, sizes, tasks, ref limits, .. } => {
                     if tasks > 0 {
-                        self.launch(kernel, function, bufs, sizes, tasks).map_err(|e| self.explain(e, limits))?;
+                        self.launch(kernel, bufs, sizes, tasks, limits)?;
                     }
                 }
                 Node::If { cond, then, otherwise } => self.block(if self.test(cond) { then } else { otherwise })?,
@@ -73,17 +76,6 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What a kernel's status says of its loops, of which these are the bounds.
-    fn explain(&self, error: Error, limits: &Range<u32>) -> Error {
-        let Error::Kernel { label, kernel, code } = error else { return error };
-        let bounds = &self.binding.sizes[limits.start as usize..limits.end as usize];
-        let number = code.checked_sub(LOOP_LIMIT).and_then(|n| usize::try_from(n).ok());
-        match number.and_then(|n| bounds.get(n)) {
-            Some(max) => Error::LoopLimit { label, max: *max },
-            None => Error::Kernel { label, kernel, code },
-        }
-    }
-
     fn address(&self, slot: u32) -> *mut u8 {
         self.binding.bufs[slot as usize]
     }
@@ -93,18 +85,11 @@ impl Walk<'_> {
         unsafe { self.address(slot).read() != 0 }
     }
 
-    fn launch(
-        &mut self,
-        kernel: u32,
-        function: crate::code::KernelFn,
-        bufs: u32,
-        sizes: u32,
-        tasks: i64,
-    ) -> Result<()> {
+    fn launch(&mut self, kernel: u32, bufs: u32, sizes: u32, tasks: i64, limits: &Range<u32>) -> Result<()> {
         let names = &self.kernels[kernel as usize];
         let profile = self.profile.map(|hook| Profiled { hook, kernel: &names.symbol, label: &names.label });
         let launch = Launch {
-            kernel: function,
+            kernel: self.functions[kernel as usize],
             bufs: self.binding.bufs[bufs as usize..].as_ptr(),
             sizes: self.binding.sizes[sizes as usize..].as_ptr(),
             tasks,
@@ -112,20 +97,16 @@ impl Walk<'_> {
             scratch_stride: self.binding.scratch_stride,
             profile,
         };
-        let (label, kernel) = (|| names.label.clone(), || names.symbol.clone());
         let start = profile.map(|_| Instant::now());
         let status = self.workers.run(&launch);
         if let (Some(profile), Some(start)) = (profile, start) {
             profile.report(0, start);
         }
-        match status {
-            0 => Ok(()),
-            INDEX_OUT_OF_RANGE => {
-                Err(Error::IndexOutOfRange { label: label(), kernel: kernel(), index: self.bad_index() })
-            }
-            PANICKED => Err(Error::Panicked),
-            code => Err(Error::Kernel { label: label(), kernel: kernel(), code }),
+        if status == 0 {
+            return Ok(());
         }
+        let index = if status == INDEX_OUT_OF_RANGE { self.bad_index() } else { None };
+        Err(failure(names, status, &self.binding.sizes[limits.start as usize..limits.end as usize], index))
     }
 
     /// What the workers' notes say of the index that failed the last launch; of several the first in memory. The notes
@@ -146,5 +127,17 @@ impl Walk<'_> {
         let first = notes.min_by_key(|note| note.address)?;
         let input = usize::try_from(first.address).ok().and_then(|at| binding.locate(self.entry, at));
         Some(BadIndex { value: first.value, size: first.size, input })
+    }
+}
+
+/// The error that a kernel's status stands for; `bounds` are those of its loops.
+pub(super) fn failure(names: &Kernel, status: i32, bounds: &[i64], index: Option<BadIndex>) -> Error {
+    let (label, kernel) = (names.label.clone(), names.symbol.clone());
+    let number = status.checked_sub(LOOP_LIMIT).and_then(|n| usize::try_from(n).ok());
+    match (status, number.and_then(|n| bounds.get(n))) {
+        (_, Some(max)) => Error::LoopLimit { label, max: *max },
+        (INDEX_OUT_OF_RANGE, _) => Error::IndexOutOfRange { label, kernel, index },
+        (PANICKED, _) => Error::Panicked,
+        (code, _) => Error::Kernel { label, kernel, code },
     }
 }

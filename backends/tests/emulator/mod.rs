@@ -1,0 +1,289 @@
+//! A CUDA driver that runs PTX on the host: what the runtime asks of a GPU, with every access to memory checked.
+//!
+//! It knows what LLVM writes for kernels whose threads do not work together. Threads run one after the other, the last
+//! block first.
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+
+mod ptx;
+mod run;
+
+use kiln_runtime::cuda::{Address, DeviceId, Driver, Functions, Handle, Status};
+use run::{Memory, Place, Thread};
+use std::{
+    alloc::{Layout, alloc, dealloc},
+    collections::BTreeMap,
+    ffi::{CStr, c_char, c_int, c_uint, c_void},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+const INVALID_VALUE: Status = 1;
+pub const OUT_OF_MEMORY: Status = 2;
+const INVALID_IMAGE: Status = 200;
+const NOT_FOUND: Status = 500;
+const LAUNCH_FAILED: Status = 719;
+
+/// The memory of the device: starts and lengths.
+static ALLOCATED: RwLock<BTreeMap<u64, usize>> = RwLock::new(BTreeMap::new());
+/// Launches so far, of all tests of the process.
+static LAUNCHES: AtomicUsize = AtomicUsize::new(0);
+
+/// The alignment that the driver promises.
+const ALIGN: usize = 256;
+
+struct Allocated;
+
+impl Memory for Allocated {
+    fn allows(&self, start: u64, len: u64) -> bool {
+        let allocated = ALLOCATED.read().unwrap_or_else(PoisonError::into_inner);
+        let before = allocated.range(..=start).next_back();
+        before.is_some_and(|(at, bytes)| start + len <= at + *bytes as u64)
+    }
+}
+
+/// The functions of a driver for CUDA 12.4 with a device of compute capability 9.0.
+pub fn functions() -> Functions {
+    Functions {
+        init,
+        driver_version,
+        device_count,
+        device_get,
+        device_name,
+        device_attribute,
+        context_retain,
+        context_release,
+        context_set,
+        module_load,
+        module_unload,
+        module_function,
+        memory_alloc,
+        memory_free,
+        copy_to_device,
+        copy_to_host,
+        memory_set,
+        stream_create,
+        stream_destroy,
+        stream_synchronize,
+        launch,
+        error_name,
+    }
+}
+
+pub fn driver() -> Arc<Driver> {
+    Driver::new(functions()).unwrap()
+}
+
+/// Launches of this process.
+pub fn launches() -> usize {
+    LAUNCHES.load(Ordering::Relaxed)
+}
+
+struct Module {
+    parsed: ptx::Module,
+}
+
+struct Function {
+    module: *const Module,
+    name: String,
+}
+
+unsafe extern "C" fn init(_: c_uint) -> Status {
+    0
+}
+
+unsafe extern "C" fn driver_version(version: *mut c_int) -> Status {
+    unsafe { *version = 12040 };
+    0
+}
+
+unsafe extern "C" fn device_count(count: *mut c_int) -> Status {
+    unsafe { *count = 1 };
+    0
+}
+
+unsafe extern "C" fn device_get(device: *mut DeviceId, _: c_int) -> Status {
+    unsafe { *device = 0 };
+    0
+}
+
+unsafe extern "C" fn device_name(name: *mut c_char, len: c_int, _: DeviceId) -> Status {
+    let text = b"Emulated GPU\0";
+    assert!(len as usize >= text.len());
+    unsafe { std::ptr::copy_nonoverlapping(text.as_ptr().cast(), name, text.len()) };
+    0
+}
+
+unsafe extern "C" fn device_attribute(value: *mut c_int, which: c_int, _: DeviceId) -> Status {
+    unsafe { *value = if which == 75 { 9 } else { 0 } };
+    0
+}
+
+unsafe extern "C" fn context_retain(context: *mut Handle, _: DeviceId) -> Status {
+    unsafe { *context = std::ptr::without_provenance_mut(1) };
+    0
+}
+
+unsafe extern "C" fn context_release(_: DeviceId) -> Status {
+    0
+}
+
+unsafe extern "C" fn context_set(_: Handle) -> Status {
+    0
+}
+
+unsafe extern "C" fn module_load(
+    module: *mut Handle,
+    text: *const c_void,
+    _: c_uint,
+    _: *mut c_int,
+    values: *mut *mut c_void,
+) -> Status {
+    let text = unsafe { CStr::from_ptr(text.cast()) }.to_string_lossy();
+    match ptx::Module::parse(&text) {
+        Ok(parsed) => {
+            unsafe { *module = Box::into_raw(Box::new(Module { parsed })).cast() };
+            0
+        }
+        Err(problem) => {
+            let log = unsafe { *values }.cast::<u8>();
+            unsafe { std::ptr::copy_nonoverlapping(problem.as_ptr(), log, problem.len().min(1000)) };
+            INVALID_IMAGE
+        }
+    }
+}
+
+unsafe extern "C" fn module_unload(module: Handle) -> Status {
+    drop(unsafe { Box::from_raw(module.cast::<Module>()) });
+    0
+}
+
+unsafe extern "C" fn module_function(function: *mut Handle, module: Handle, name: *const c_char) -> Status {
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+    let module: *const Module = module.cast();
+    if !unsafe { &*module }.parsed.functions.contains_key(&name) {
+        return NOT_FOUND;
+    }
+    // As the driver's, a function lives as long as its module; here it outlives it.
+    unsafe { *function = Box::into_raw(Box::new(Function { module, name })).cast() };
+    0
+}
+
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, ALIGN).unwrap()
+}
+
+unsafe extern "C" fn memory_alloc(address: *mut Address, bytes: usize) -> Status {
+    if bytes == 0 {
+        return INVALID_VALUE;
+    }
+    if bytes > 4 << 30 {
+        return OUT_OF_MEMORY;
+    }
+    let start = unsafe { alloc(layout(bytes)) };
+    if start.is_null() {
+        return OUT_OF_MEMORY;
+    }
+    // What is read before it is written is not zero by luck.
+    unsafe { start.write_bytes(0xa5, bytes) };
+    ALLOCATED.write().unwrap_or_else(PoisonError::into_inner).insert(start as u64, bytes);
+    unsafe { *address = start as u64 };
+    0
+}
+
+unsafe extern "C" fn memory_free(address: Address) -> Status {
+    let freed = ALLOCATED.write().unwrap_or_else(PoisonError::into_inner).remove(&address);
+    let Some(bytes) = freed else { return INVALID_VALUE };
+    unsafe { dealloc(address as *mut u8, layout(bytes)) };
+    0
+}
+
+/// Whether a copy stays within one allocation.
+fn inside(address: Address, bytes: usize) -> bool {
+    bytes > 0 && Allocated.allows(address, bytes as u64)
+}
+
+unsafe extern "C" fn copy_to_device(to: Address, from: *const c_void, bytes: usize, _: Handle) -> Status {
+    if !inside(to, bytes) {
+        return INVALID_VALUE;
+    }
+    unsafe { std::ptr::copy_nonoverlapping(from.cast::<u8>(), to as *mut u8, bytes) };
+    0
+}
+
+unsafe extern "C" fn copy_to_host(to: *mut c_void, from: Address, bytes: usize, _: Handle) -> Status {
+    if !inside(from, bytes) {
+        return INVALID_VALUE;
+    }
+    unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.cast::<u8>(), bytes) };
+    0
+}
+
+unsafe extern "C" fn memory_set(to: Address, value: u8, bytes: usize, _: Handle) -> Status {
+    if !inside(to, bytes) {
+        return INVALID_VALUE;
+    }
+    unsafe { (to as *mut u8).write_bytes(value, bytes) };
+    0
+}
+
+unsafe extern "C" fn stream_create(stream: *mut Handle, _: c_uint) -> Status {
+    unsafe { *stream = std::ptr::without_provenance_mut(2) };
+    0
+}
+
+unsafe extern "C" fn stream_destroy(_: Handle) -> Status {
+    0
+}
+
+unsafe extern "C" fn stream_synchronize(_: Handle) -> Status {
+    0
+}
+
+unsafe extern "C" fn launch(
+    function: Handle,
+    blocks: c_uint,
+    blocks_y: c_uint,
+    blocks_z: c_uint,
+    threads: c_uint,
+    threads_y: c_uint,
+    threads_z: c_uint,
+    _shared: c_uint,
+    _: Handle,
+    params: *mut *mut c_void,
+    _: *mut *mut c_void,
+) -> Status {
+    if blocks == 0 || [blocks_y, blocks_z, threads_y, threads_z] != [1; 4] || threads > 1024 {
+        return INVALID_VALUE;
+    }
+    LAUNCHES.fetch_add(1, Ordering::Relaxed);
+    let function = unsafe { &*function.cast::<Function>() };
+    let module = unsafe { &(*function.module).parsed };
+    let entry = &module.functions[&function.name];
+    let params: Vec<u64> =
+        (0..entry.params).map(|i| unsafe { (*params.add(i)).cast::<u64>().read_unaligned() }).collect();
+    for block in (0..blocks).rev() {
+        for thread in 0..threads {
+            let place = Place { thread, threads, block, blocks };
+            if let Err(problem) = Thread::run(module, entry, &params, &Allocated, place) {
+                println!("thread {thread} of block {block}: {problem}");
+                return LAUNCH_FAILED;
+            }
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn error_name(status: Status, name: *mut *const c_char) -> Status {
+    let text = match status {
+        INVALID_VALUE => c"CUDA_ERROR_INVALID_VALUE",
+        OUT_OF_MEMORY => c"CUDA_ERROR_OUT_OF_MEMORY",
+        INVALID_IMAGE => c"CUDA_ERROR_INVALID_IMAGE",
+        NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
+        LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
+        _ => return INVALID_VALUE,
+    };
+    unsafe { *name = text.as_ptr() };
+    0
+}

@@ -1,0 +1,250 @@
+//! Running a target's code on an NVIDIA GPU, through the driver alone.
+//!
+//! What artifacts say of GPUs stands in [`Plan`](crate::format::Plan): a launch is one of the PTX module's entries. Inputs
+//! are copied to the device when a run starts and outputs from it when it ends; the arena, the states and the weights stay
+//! there. The launches of a run stand on one stream; the host waits for it at the end, and where a plan's control flow
+//! reads a value.
+
+mod device;
+mod driver;
+
+use crate::error::{Error, Result};
+use crate::format::{Kernel, TargetInfo};
+use device::{Device, Function, Memory, Module, Stream};
+pub use driver::{Address, DeviceId, Driver, Functions, Handle, Status};
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// Scratch memory of a launch, at most, unless a single block needs more.
+const SCRATCH: u64 = 256 << 20;
+
+/// The loaded code of one target, with the weights: what sessions share.
+pub(crate) struct Program {
+    /// In the order of the target's table.
+    functions: Vec<Function>,
+    _module: Module,
+    weights: Memory,
+    device: Arc<Device>,
+}
+
+// SAFETY: functions are handles that the driver takes on any thread.
+unsafe impl Send for Program {}
+// SAFETY: as above.
+unsafe impl Sync for Program {}
+
+impl Program {
+    pub(crate) fn load(
+        driver: Option<&Arc<Driver>>,
+        target: &TargetInfo,
+        ptx: &[u8],
+        weights: &[u8],
+    ) -> Result<Program> {
+        let driver = driver.map_or_else(Driver::load, |d| Ok(d.clone()))?;
+        let device = Device::open(driver)?;
+        device.supports(target)?;
+        let module = Module::load(&device, &target.name, ptx)?;
+        let functions =
+            target.kernels.iter().map(|k| module.function(&target.name, &k.symbol)).collect::<Result<_>>()?;
+        let memory = Memory::new(&device, weights.len(), "the weights on the device")?;
+        let stream = Stream::new(&device)?;
+        stream.upload(memory.start(), weights)?;
+        stream.wait()?;
+        Ok(Program { functions, _module: module, weights: memory, device })
+    }
+
+    /// Whether it was loaded by this driver, or by any if none is named.
+    pub(crate) fn loaded_by(&self, driver: Option<&Arc<Driver>>) -> bool {
+        driver.is_none_or(|driver| Arc::ptr_eq(driver, self.device.driver()))
+    }
+}
+
+/// What one session has on the device.
+pub(crate) struct Engine {
+    /// Goes first, and waits for what uses the rest.
+    stream: Stream,
+    arena: Memory,
+    states: Vec<Memory>,
+    scratch: Memory,
+    /// An i32 for each kernel of the target.
+    status: Memory,
+    host_status: Vec<i32>,
+    /// By entry: the inputs and then the outputs of its last binding.
+    ports: Vec<Vec<Memory>>,
+    params: Vec<*mut c_void>,
+    program: Arc<Program>,
+}
+
+// SAFETY: the parameters are only set and used inside a launch.
+unsafe impl Send for Engine {}
+
+/// One launch of a plan.
+#[derive(Clone, Copy)]
+pub(crate) struct Launch<'a> {
+    pub(crate) kernel: u32,
+    pub(crate) names: &'a Kernel,
+    pub(crate) bufs: &'a [*mut u8],
+    /// The last is the scratch bytes of a task.
+    pub(crate) sizes: &'a [i64],
+    pub(crate) tasks: i64,
+}
+
+impl Engine {
+    /// `states` are their bytes.
+    pub(crate) fn new(program: Arc<Program>, entries: usize, states: &[usize]) -> Result<Engine> {
+        let device = program.device.clone();
+        let stream = Stream::new(&device)?;
+        let states: Vec<Memory> =
+            states.iter().map(|bytes| Memory::new(&device, *bytes, "a state on the device")).collect::<Result<_>>()?;
+        let kernels = program.functions.len();
+        let engine = Engine {
+            stream,
+            arena: Memory::new(&device, 0, "the arena on the device")?,
+            scratch: Memory::new(&device, 0, "scratch memory on the device")?,
+            status: Memory::new(&device, kernels * size_of::<i32>(), "status words on the device")?,
+            host_status: vec![0; kernels],
+            ports: (0..entries).map(|_| vec![]).collect(),
+            params: vec![],
+            states,
+            program,
+        };
+        for state in 0..engine.states.len() {
+            engine.clear_state(state)?;
+        }
+        Ok(engine)
+    }
+
+    /// Bytes on the device that belong to this session.
+    pub(crate) fn bytes(&self) -> usize {
+        let ports = self.ports.iter().flatten();
+        self.states.iter().chain(ports).chain([&self.arena, &self.scratch]).map(Memory::len).sum()
+    }
+
+    pub(crate) fn weights(&self) -> *mut u8 {
+        pointer(&self.program.weights)
+    }
+
+    pub(crate) fn arena(&self) -> *mut u8 {
+        pointer(&self.arena)
+    }
+
+    pub(crate) fn arena_bytes(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// Replaces the arena.
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<()> {
+        let device = self.stream.device().clone();
+        self.arena = Memory::new(&device, 0, "the arena on the device")?;
+        self.arena = Memory::new(&device, bytes, "the arena on the device")?;
+        Ok(())
+    }
+
+    /// The addresses and sizes of the states.
+    pub(crate) fn states(&self) -> impl Iterator<Item = (*mut u8, usize)> {
+        self.states.iter().map(|state| (pointer(state), state.len()))
+    }
+
+    pub(crate) fn clear_state(&self, state: usize) -> Result<()> {
+        self.stream.clear(self.states[state].start(), self.states[state].len())
+    }
+
+    /// Makes room for the inputs and outputs of an entry, given by their bytes; returns where they are.
+    pub(crate) fn place_ports(&mut self, entry: usize, bytes: impl Iterator<Item = usize>) -> Result<Vec<*mut u8>> {
+        let device = self.stream.device().clone();
+        self.ports[entry] = vec![];
+        let ports: Vec<Memory> =
+            bytes.map(|n| Memory::new(&device, n, "an input or output on the device")).collect::<Result<_>>()?;
+        self.ports[entry] = ports;
+        Ok(self.ports[entry].iter().map(pointer).collect())
+    }
+
+    /// Starts a run.
+    pub(crate) fn begin(&self) -> Result<()> {
+        self.stream.clear(self.status.start(), self.status.len())
+    }
+
+    pub(crate) fn upload(&self, entry: usize, port: usize, bytes: &[u8]) -> Result<()> {
+        self.stream.upload(self.ports[entry][port].start(), bytes)
+    }
+
+    /// Copies a port from the device; the bytes are there after [`Engine::wait`].
+    ///
+    /// # Safety
+    /// `to` has room for `len` bytes until then.
+    pub(crate) unsafe fn download(&self, to: *mut u8, entry: usize, port: usize, len: usize) -> Result<()> {
+        // SAFETY: as the caller says.
+        unsafe { self.stream.download(to, self.ports[entry][port].start(), len) }
+    }
+
+    /// Copies what the kernels have to say; [`Engine::failed`] has it after [`Engine::wait`].
+    pub(crate) fn download_status(&mut self) -> Result<()> {
+        let (to, len) = (self.host_status.as_mut_ptr().cast(), self.status.len());
+        // SAFETY: the words have this many bytes and live as long as the stream, which waits when it goes.
+        unsafe { self.stream.download(to, self.status.start(), len) }
+    }
+
+    /// The first kernel that failed in the last run, and its status.
+    pub(crate) fn failed(&self) -> Option<(usize, i32)> {
+        self.host_status.iter().position(|s| *s != 0).map(|kernel| (kernel, self.host_status[kernel]))
+    }
+
+    /// Waits for what has been launched.
+    pub(crate) fn wait(&self) -> Result<()> {
+        self.stream.wait()
+    }
+
+    /// Reads a few bytes of the device after all launches before.
+    pub(crate) fn read<const N: usize>(&self, from: *const u8) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the array is there until the wait below.
+        unsafe { self.stream.download(bytes.as_mut_ptr(), from.addr() as Address, N) }?;
+        self.stream.wait()?;
+        Ok(bytes)
+    }
+
+    pub(crate) fn write(&self, to: *mut u8, bytes: &[u8]) -> Result<()> {
+        self.stream.upload(to.addr() as Address, bytes)
+    }
+
+    pub(crate) fn launch(&mut self, launch: &Launch<'_>) -> Result<()> {
+        let fail = |problem: &str| Error::Gpu { what: launch.names.label.clone(), problem: problem.to_owned() };
+        let grid = launch.names.grid.ok_or_else(|| fail("the kernel has no grid"))?;
+        let task_bytes = launch.sizes.last().copied().and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        let block_bytes = task_bytes.saturating_mul(u64::from(grid.block_tasks));
+        let wanted = (launch.tasks as u64).div_ceil(u64::from(grid.block_tasks));
+        let most = SCRATCH.checked_div(block_bytes).unwrap_or(u64::MAX).max(1);
+        let blocks = wanted.min(most).min(i32::MAX as u64);
+        let scratch_bytes = blocks.saturating_mul(block_bytes) as usize;
+        if scratch_bytes > self.scratch.len() {
+            // Launches under way still use the one there is.
+            self.stream.wait()?;
+            let device = self.stream.device().clone();
+            self.scratch = Memory::new(&device, 0, "scratch memory on the device")?;
+            self.scratch = Memory::new(&device, scratch_bytes, "scratch memory on the device")?;
+        }
+        let last = [
+            launch.tasks as u64,
+            self.scratch.start(),
+            self.status.start() + u64::from(launch.kernel) * size_of::<i32>() as u64,
+        ];
+        self.params.clear();
+        let param = |p: *const u64| p.cast_mut().cast::<c_void>();
+        self.params.extend(launch.bufs.iter().map(|b| std::ptr::from_ref(b).cast_mut().cast::<c_void>()));
+        self.params.extend(launch.sizes.iter().map(|s| std::ptr::from_ref(s).cast_mut().cast::<c_void>()));
+        self.params.extend(last.iter().map(|v| param(v)));
+        let function = self.program.functions[launch.kernel as usize];
+        let size = (blocks as u32, grid.threads);
+        // SAFETY: the plan's arguments are those of the kernel by contract, all of 8 bytes, and name memory of this engine.
+        unsafe { self.stream.launch(&launch.names.label, function, size, &mut self.params) }
+    }
+}
+
+/// An address on the device in the form in which bindings hold addresses. The host never goes there.
+fn pointer(memory: &Memory) -> *mut u8 {
+    std::ptr::without_provenance_mut(memory.start() as usize)
+}
+
+/// The first GPU in words, or why there is none.
+pub fn describe() -> Result<String> {
+    Ok(Device::open(Driver::load()?)?.describe())
+}

@@ -10,6 +10,10 @@ const DENSE: usize = 1 << 24;
 /// Nodes, edges and implied probabilities of a circuit, which bounds the memory that a file can ask for.
 pub(super) const MAX_SIZE: usize = 1 << 26;
 
+/// Values of the variables of all inputs, which bounds tables that have a row an input: one line may give a variable so
+/// many values that each other line stands for a long table.
+const MAX_VALUES_OF_INPUTS: u64 = 1 << 30;
+
 /// Nodes by their number in the file.
 #[derive(Default)]
 pub(super) struct Numbers {
@@ -92,6 +96,15 @@ pub(super) fn finish(b: Builder, root: NodeId, notes: &mut Vec<String>) -> Circu
 
 /// Violations of what the format promises, one error each.
 pub(super) fn violations(path: &Path, c: &Circuit, promised: &[Property]) -> Vec<ImportError> {
+    let values = |n: NodeId| match c.kind(n) {
+        Kind::Input { var, .. } => u64::from(c.variables[var as usize].values().unwrap_or(1)),
+        Kind::Product(_) | Kind::Sum(..) => 0,
+    };
+    let values: u64 = c.nodes().map(values).sum();
+    if values > MAX_VALUES_OF_INPUTS {
+        let expected = format!("at most {MAX_VALUES_OF_INPUTS} values of all inputs together");
+        return vec![ImportError::new(path, expected, values.to_string())];
+    }
     let report = c.check();
     if !report.decided {
         return vec![ImportError::new(path, "nodes over sets of variables that nest", "too many different sets")];

@@ -78,6 +78,18 @@ fn jpc() {
 }
 
 #[test]
+fn few_lines_for_long_tables() {
+    let literals: String = (1..20_000).map(|n| format!("L {n} 0 1\n")).collect();
+    let weight = (1.0f64 / 20_000.0).ln();
+    let children: String = (0..20_000).map(|n| format!(" {n} {weight}")).collect();
+    says(
+        "x.jpc",
+        format!("jpc 20001\nI 0 0 1 65535\n{literals}S 20000 0 20000{children}\n"),
+        "expected at most 1073741824 values of all inputs together, found 1310720000",
+    );
+}
+
+#[test]
 fn pickles_and_other_things_are_refused_with_advice() {
     let pickle = only("x.jpc", b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00]\x94.");
     assert!(

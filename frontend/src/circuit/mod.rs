@@ -95,7 +95,9 @@ static FORMATS: &[Format] = &[
     Format {
         name: "spn",
         describe: "a Juice .spn",
-        is: |_, word| word.starts_with('('),
+        is: |_, word| {
+            word.strip_prefix('(').is_some_and(|w| w.trim_end_matches(')').bytes().all(|b| b.is_ascii_digit()))
+        },
         read: |input, name, notes| spn::read(&mut input.text()?, name, notes),
         promises: NORMAL,
         vtree: true,
@@ -111,7 +113,7 @@ static FORMATS: &[Format] = &[
     Format {
         name: "nnf",
         describe: "a d-DNNF .nnf",
-        is: |_, word| matches!(word, "nnf" | "o" | "a" | "t" | "f"),
+        is: |head, word| word == "nnf" || is_d4(head, word),
         read: |input, name, notes| formula(input, name, notes, nnf::read),
         promises: COUNTING,
         vtree: false,
@@ -199,6 +201,14 @@ fn format(head: &[u8]) -> Option<std::result::Result<&'static Format, &'static s
         return Some(Err(what));
     }
     FORMATS.iter().find(|f| (f.is)(head, word)).map(Ok)
+}
+
+/// d4's formulas: `o 1 0`, say, whose letters alone also begin sentences.
+fn is_d4(head: &[u8], word: &str) -> bool {
+    let text = String::from_utf8_lossy(head);
+    let line = text.lines().map(str::trim).find(|l| l.split_whitespace().next() == Some(word)).unwrap_or("");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    matches!(words[..], ["o" | "a" | "t" | "f", id, "0"] if id.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// An unpacked Cap'n Proto message: a table of segments whose sizes fit the file's beginning and then a struct pointer.

@@ -107,6 +107,14 @@ fn pickles_and_other_things_are_refused_with_advice() {
 }
 
 #[test]
+fn sentences_are_no_circuits() {
+    for text in ["a word\n", "(see below)\n", "t 1\n", "o x 0\n"] {
+        let e = only("notes.txt", text);
+        assert!(e.ends_with("found a file of another kind"), "{e}");
+    }
+}
+
+#[test]
 fn vtrees() {
     for (text, message) in [
         ("vtree 2\nL 0 1\n", "line 3: expected 2 nodes, as the header says, found 1"),

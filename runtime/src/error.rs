@@ -67,7 +67,7 @@ pub enum Error {
     Memory { what: &'static str, bytes: u64 },
 
     #[error("{}: {} (kernel {})", plain(label), display(.index), plain(kernel))]
-    IndexOutOfRange { label: String, kernel: String, index: Option<BadIndex> },
+    IndexOutOfRange { label: String, kernel: String, index: Option<Box<BadIndex>> },
 
     #[error("{}: the kernel {} failed with code {code}", plain(label), plain(kernel))]
     Kernel { label: String, kernel: String, code: i32 },
@@ -108,8 +108,8 @@ impl fmt::Display for BadIndex {
     }
 }
 
-fn display(index: &Option<BadIndex>) -> String {
-    index.as_ref().map_or_else(|| "an index is out of range".to_owned(), BadIndex::to_string)
+fn display(index: &Option<Box<BadIndex>>) -> String {
+    index.as_ref().map_or_else(|| "an index is out of range".to_owned(), |index| index.to_string())
 }
 
 impl Error {

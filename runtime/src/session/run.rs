@@ -111,7 +111,7 @@ impl Walk<'_> {
 
     /// What the workers' notes say of the index that failed the last launch; of several the first in memory. The notes
     /// are taken away, so that no later launch is taken to have left them.
-    fn bad_index(&self) -> Option<BadIndex> {
+    fn bad_index(&self) -> Option<Box<BadIndex>> {
         let (binding, count) = (self.binding, self.workers.count());
         if binding.scratch_stride < size_of::<BadIndexNote>() {
             return None;
@@ -126,7 +126,7 @@ impl Walk<'_> {
         // All of them are read, whichever comes out.
         let first = notes.min_by_key(|note| note.address)?;
         let input = usize::try_from(first.address).ok().and_then(|at| binding.locate(self.entry, at));
-        Some(BadIndex { value: first.value, size: first.size, input })
+        Some(Box::new(BadIndex { value: first.value, size: first.size, input }))
     }
 }
 

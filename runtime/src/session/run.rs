@@ -131,7 +131,7 @@ impl Walk<'_> {
 }
 
 /// The error that a kernel's status stands for; `bounds` are those of its loops.
-pub(super) fn failure(names: &Kernel, status: i32, bounds: &[i64], index: Option<BadIndex>) -> Error {
+pub(super) fn failure(names: &Kernel, status: i32, bounds: &[i64], index: Option<Box<BadIndex>>) -> Error {
     let (label, kernel) = (names.label.clone(), names.symbol.clone());
     let number = status.checked_sub(LOOP_LIMIT).and_then(|n| usize::try_from(n).ok());
     match (status, number.and_then(|n| bounds.get(n))) {

@@ -27,7 +27,7 @@ use std::{
 };
 
 /// The families with kernels of their own, in which nothing may be spilled.
-const HOT: &[&str] = &["matmul_"];
+const HOT: &[&str] = &["map_", "matmul_"];
 
 /// The elements of the largest index space that is emulated.
 const EMULATED: i64 = 1000;
@@ -36,6 +36,14 @@ fn module(elem: ElemType) -> String {
     let cases = CASES.iter().filter(|c| c.elems.contains(&elem));
     let entries: String = cases.map(|c| format!(" entry @{}{}\n", c.name, c.on(elem))).collect();
     format!("module @m stage=legal {{\n {DIMS}\n{entries}}}")
+}
+
+/// The driver that the cases run by: the emulated one, or that of this machine's GPU where `KILN_TEST_GPU` is set.
+fn driver() -> (Arc<Driver>, i64) {
+    match std::env::var_os("KILN_TEST_GPU") {
+        None => (emulator::driver(), EMULATED),
+        Some(_) => (Driver::load().unwrap_or_else(|e| panic!("{e}")), i64::MAX),
+    }
 }
 
 /// The PTX of the artifact's only target.
@@ -47,8 +55,8 @@ fn code_of(built: &Built) -> &[u8] {
 fn check(elem: ElemType) {
     // The kernels of the two differ in little more than their heads.
     let sm = if elem == ElemType::BF16 { Sm::Sm90a } else { Sm::Sm80 };
-    let driver = Some(emulator::driver());
-    let built = build_for(&module(elem), &PlanOptions::default(), vec![Level::Cuda(sm)], driver);
+    let (driver, most) = driver();
+    let built = build_for(&module(elem), &PlanOptions::default(), vec![Level::Cuda(sm)], Some(driver));
     let mut problems = vec![];
     for case in CASES.iter().filter(|c| c.elems.contains(&elem)) {
         let domain = |name: &str| match case.below {
@@ -61,7 +69,7 @@ fn check(elem: ElemType) {
             let at = entry.outputs.iter().position(|n| n == name);
             limit(at.map_or(elem, |at| built.module.ty(results[at]).elem), case.tolerance)
         };
-        for [b, s, k] in case.sizes.iter().filter(|sizes| sizes.iter().product::<i64>() <= EMULATED) {
+        for [b, s, k] in case.sizes.iter().filter(|sizes| sizes.iter().product::<i64>() <= most) {
             problems.extend(built.check(case.name, &[("B", *b), ("S", *s), ("K", *k)], &domain, &tolerance));
         }
     }
@@ -98,6 +106,30 @@ macro_rules! elements {
     )*};
 }
 elements!(f64 F64, f32 F32, f16 F16, bf16 BF16, i1 I1, i8 I8, i16 I16, i32 I32, i64 I64, u8 U8, u16 U16, u32 U32, u64 U64);
+
+/// The PTX of the kernels of a module.
+fn text_of(module: &str) -> String {
+    let m = kiln_ir::parse(module).unwrap_or_else(|e| panic!("{e}"));
+    let plan = kiln_backends::plan::plan(kiln_ir::verify(&m).unwrap(), &PlanOptions::default()).unwrap();
+    let code = code::compile(&plan.kernels, &[Level::Cuda(Sm::Sm80)], 1).unwrap_or_else(|e| panic!("{}", e[0]));
+    String::from_utf8(code[0].bytes.clone()).unwrap()
+}
+
+#[test]
+fn elementwise_kernels_move_16_bytes_at_a_time() {
+    let entry = |elem| {
+        format!(
+        "module @m stage=legal {{ dim B = 0..64
+          entry @f(%x: {elem}[B,6], %y: {elem}[B,6]) -> (z: {elem}[B,6]) {{ %0 = add %x, %y : {elem}[B,6] return %0 }} }}"
+    )
+    };
+    for (elem, vector) in [("f32", "v4.b32"), ("f16", "v4.b32"), ("f64", "v2.b64"), ("i8", "v4.b32")] {
+        let text = text_of(&entry(elem));
+        let count = |op: &str| text.matches(&format!("{op}.global.{vector}")).count();
+        assert_eq!((count("ld"), count("st")), (2, 1), "{elem}: {text}");
+        assert!(!text.contains(".local"), "{elem}: {text}");
+    }
+}
 
 #[test]
 fn the_same_kernels_give_the_same_text() {

@@ -185,6 +185,18 @@ impl<'k> Builder<'k> {
         if ty.elem.is_float() { self.float(ty, 0.0) } else { self.int(ty, 0) }
     }
 
+    /// Scalars as the lanes of a vector.
+    pub fn vector(&'k self, lanes: &[V<'k>]) -> V<'k> {
+        let ty = Ty { lanes: lanes.len() as u32, ..lanes[0].ty };
+        if let [lane] = lanes {
+            return *lane;
+        }
+        let poison = self.op1("llvm.mlir.poison", &[], ty, &[]);
+        lanes.iter().enumerate().fold(poison, |vector, (i, lane)| {
+            self.op1("llvm.insertelement", &[vector, *lane, self.int(Ty::I32, i as i64)], ty, &[])
+        })
+    }
+
     /// `0, 1, 2, ...` over the lanes of an integer type.
     pub fn iota(&'k self, ty: Ty) -> V<'k> {
         if ty.lanes == 1 {

@@ -4,6 +4,7 @@
 //! The output may be the memory of an input that has the same access and element size; otherwise it overlaps none.
 
 pub(crate) mod axes;
+mod cuda;
 mod emit;
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     abi::ModuleBuilder,
     access::{self, Operand},
     cpu::Cpu,
+    cuda::{Grid, Sm},
 };
 use axes::Axis;
 pub(crate) use emit::{bits, lanes};
@@ -97,5 +99,13 @@ impl Family for Spec {
             emit::Task::new(self, kernel, cpu).run();
             None
         });
+    }
+
+    fn grid(&self, _: Sm) -> Grid {
+        cuda::grid(self)
+    }
+
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
+        cuda::emit(self, module, symbol);
     }
 }

@@ -85,7 +85,8 @@ impl<'k> Row<'_, '_, 'k> {
     fn run(&self) {
         let k = self.task.k;
         let number = |value: f64| k.float(self.task.ty(1), value);
-        let count = || self.task.length.v(k).int_to_float(self.task.ty(1).elem, true);
+        // The same for all rows, so that no row waits for a division.
+        let share = || number(1.0) / self.task.length.v(k).int_to_float(self.task.ty(1).elem, true);
         let root = |mean: V<'k>, eps: f64| number(1.0) / (mean + number(eps)).intrinsic("sqrt");
         match self.task.spec.stat {
             Stat::Softmax => {
@@ -105,15 +106,15 @@ impl<'k> Row<'_, '_, 'k> {
                 self.write(|i, part| shifted(i, part) - log.broadcast(part.lanes()));
             }
             Stat::LayerNorm { eps } => {
-                let mean = self.total(Kind::Sum, CHEAP, |i, part| self.first(i, part)) / count();
+                let mean = self.total(Kind::Sum, CHEAP, |i, part| self.first(i, part)) * share();
                 let centred = |i, part: Part<'k>| self.read(i, part) - mean.broadcast(part.lanes());
                 // The mean is rounded, which tells where it is large beside the spread; by how much, the centred sum says.
                 let [sum, squares] = self.totals(CHEAP, |i, part| {
                     let x = centred(i, part);
                     [x, x * x]
                 });
-                let rest = sum / count();
-                let variance = number(0.0).max_or(squares / count() - rest * rest);
+                let rest = sum * share();
+                let variance = number(0.0).max_or(squares * share() - rest * rest);
                 let scale = root(variance, eps.as_f64());
                 let shift = -(rest * scale);
                 self.write(|i, part| {
@@ -122,7 +123,7 @@ impl<'k> Row<'_, '_, 'k> {
                 });
             }
             Stat::RmsNorm { eps } => {
-                let scale = root(self.squares() / count(), eps.as_f64());
+                let scale = root(self.squares() * share(), eps.as_f64());
                 self.write(|i, part| self.read(i, part) * scale.broadcast(part.lanes()));
             }
             Stat::L2Normalize { eps } => {

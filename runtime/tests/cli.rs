@@ -175,6 +175,9 @@ fn faults_have_their_exit_codes() {
     place.fails(2, &["run", "zoo.kiln", "--threads", "0"]);
     place.fails(2, &["run", "zoo.kiln", "--require-key", "abc"]);
     place.fails(2, &["fly", "zoo.kiln"]);
+    // Before anything is opened.
+    let name = place.fails(1, &["run", "nowhere.kiln", "--outputs", "y.txt"]);
+    assert_eq!(name, "error: y.txt: outputs go to .npz or .safetensors\n");
     let choose = place.fails(2, &["run", "zoo.kiln", "--inputs", "in.npz"]);
     assert!(choose.starts_with("error: choose one of the entries with --entry: quadruple, gather"), "{choose}");
     let key = "00".repeat(31) + "01";

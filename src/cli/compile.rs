@@ -161,6 +161,10 @@ fn emit(args: &Args, options: &kiln::Options, form: Form, out: Option<&Path>) ->
     let parts = kiln::emit(&args.model, options, what);
     progress::done();
     let parts = parts?;
+    if parts.is_empty() {
+        let message = format!("--emit {extension}: code for {} has no such form", args.targets.join(", "));
+        return Err(Failure::new(Code::Option, message));
+    }
     if let Some(folder) = out.filter(|p| p.is_dir()) {
         for (name, bytes) in &parts {
             output::file(&folder.join(format!("{}.{extension}", name.replace(['/', ':'], "-"))), bytes)?;

@@ -29,6 +29,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
+    kiln_runtime::cli::check_output(args.outputs.as_deref())?;
     let model = args.load.load(&args.model)?;
     let entry = interpret::entry(&model.module, args.entry.as_deref())?.name.clone();
     let inputs = args.inputs.as_deref().map_or(Ok(vec![]), interpret::read)?;

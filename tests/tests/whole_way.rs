@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Relative L2 distance to f64 that the compiled models keep.
 const TOLERANCE: f64 = 1e-5;
@@ -38,9 +39,17 @@ fn compile(model: &Path, folder: &Path) -> PathBuf {
     out
 }
 
-fn run(artifact: &Path, entry: &str, inputs: &[(String, Tensor)], threads: usize) -> Vec<(String, Tensor)> {
-    let artifact = Artifact::open(artifact).unwrap();
-    let mut session = Session::new(&artifact, SessionOptions { threads: Some(threads), ..Default::default() }).unwrap();
+/// The artifact of digits-vit, compiled once for all tests.
+fn vit_artifact() -> &'static Artifact {
+    static ARTIFACT: OnceLock<Artifact> = OnceLock::new();
+    ARTIFACT.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        Artifact::from_bytes(&fs::read(compile(&vit(), folder.path())).unwrap()).unwrap()
+    })
+}
+
+fn run(artifact: &Artifact, entry: &str, inputs: &[(String, Tensor)], threads: usize) -> Vec<(String, Tensor)> {
+    let mut session = Session::new(artifact, SessionOptions { threads: Some(threads), ..Default::default() }).unwrap();
     let owned: Vec<_> = inputs.iter().map(|(name, t)| (name.as_str(), to_runtime(t))).collect();
     let views: Vec<_> = owned.iter().map(|(name, t)| (*name, t.view())).collect();
     let outputs = session.entry(entry).unwrap().run(&views).unwrap();
@@ -101,25 +110,21 @@ fn first(batch: &Tensor, n: usize) -> Tensor {
 
 #[test]
 fn digits_vit_computes_what_pytorch_does() {
-    let folder = tempfile::tempdir().unwrap();
-    let artifact = compile(&vit(), folder.path());
     // Four test images and PyTorch's float64 logits for them.
     let golden = stored(&root().join("tests/data/digits-vit.safetensors"));
     for batch in [1, 3, 4] {
         let input = vec![("pixel_values".to_owned(), first(&golden["pixel_values"], batch))];
-        let found = run(&artifact, "forward", &input, 2);
+        let found = run(vit_artifact(), "forward", &input, 2);
         agree(&found, &[("logits".to_owned(), first(&golden["logits"], batch))]);
     }
 }
 
 #[test]
 fn digits_vit_computes_what_its_graph_means() {
-    let folder = tempfile::tempdir().unwrap();
-    let artifact = compile(&vit(), folder.path());
     let model = kiln_frontend::load(&vit(), &LoadOptions::default()).unwrap();
     let golden = stored(&root().join("tests/data/digits-vit.safetensors"));
     let input = vec![("pixel_values".to_owned(), first(&golden["pixel_values"], 2))];
-    agree(&run(&artifact, "forward", &input, 1), &reference(&model, "forward", &input));
+    agree(&run(vit_artifact(), "forward", &input, 1), &reference(&model, "forward", &input));
 }
 
 /// A copy of a model's files in another folder.
@@ -148,7 +153,7 @@ fn bytes_are_the_same_from_everywhere(model: &Path) {
     assert!(first == second, "two compilations of one model differ");
 }
 
-fn bits_are_the_same_on_any_number_of_threads(artifact: &Path, entry: &str, input: &[(String, Tensor)]) {
+fn bits_are_the_same_on_any_number_of_threads(artifact: &Artifact, entry: &str, input: &[(String, Tensor)]) {
     let one = run(artifact, entry, input, 1);
     for threads in [2, 3] {
         for ((name, a), (_, b)) in one.iter().zip(&run(artifact, entry, input, threads)) {
@@ -164,12 +169,10 @@ fn digits_vit_compiles_to_the_same_bytes_from_another_path() {
 
 #[test]
 fn digits_vit_gives_the_same_bits_on_any_number_of_threads() {
-    let folder = tempfile::tempdir().unwrap();
-    let artifact = compile(&vit(), folder.path());
     let golden = stored(&root().join("tests/data/digits-vit.safetensors"));
     for batch in [1, 4] {
         let input = [("pixel_values".to_owned(), first(&golden["pixel_values"], batch))];
-        bits_are_the_same_on_any_number_of_threads(&artifact, "forward", &input);
+        bits_are_the_same_on_any_number_of_threads(vit_artifact(), "forward", &input);
     }
 }
 
@@ -191,7 +194,7 @@ fn tokens(batch: usize, length: usize) -> Vec<(String, Tensor)> {
 fn minilm_computes_what_its_graph_means() {
     let Some(model) = minilm("minilm_computes_what_its_graph_means") else { return };
     let folder = tempfile::tempdir().unwrap();
-    let artifact = compile(&model, folder.path());
+    let artifact = Artifact::open(compile(&model, folder.path())).unwrap();
     let loaded = kiln_frontend::load(&model, &LoadOptions::default()).unwrap();
     for (batch, length) in [(1, 1), (1, 7), (3, 16)] {
         let input = tokens(batch, length);
@@ -206,7 +209,7 @@ fn minilm_is_the_same_from_everywhere_and_on_any_number_of_threads() {
     let Some(model) = minilm("minilm_is_the_same_from_everywhere_and_on_any_number_of_threads") else { return };
     bytes_are_the_same_from_everywhere(&model);
     let folder = tempfile::tempdir().unwrap();
-    let artifact = compile(&model, folder.path());
+    let artifact = Artifact::open(compile(&model, folder.path())).unwrap();
     for (batch, length) in [(1, 16), (3, 37)] {
         bits_are_the_same_on_any_number_of_threads(&artifact, "forward", &tokens(batch, length));
     }

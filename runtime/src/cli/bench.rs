@@ -1,7 +1,7 @@
 //! `bench`: repeated runs of one entry, timed one by one.
 
 use super::trace::Trace;
-use super::{CliError, EntryArgs, line, views, write_tensors};
+use super::{CliError, EntryArgs, check_output, line, views, write_tensors};
 use crate::artifact::hex;
 use crate::{Artifact, Session, Tensor};
 use serde_json::json;
@@ -31,6 +31,7 @@ const PROFILED_RUNS: u32 = 10;
 
 /// Times the entry on the inputs. The latency of a run is that of the call that writes into existing outputs.
 pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    check_output(args.entry.outputs.as_deref())?;
     let start = Instant::now();
     let artifact = args.entry.open.open(&args.entry.artifact)?;
     let entry = args.entry.entry_name(&artifact)?;

@@ -23,7 +23,7 @@ pub use coding::{DecodeArgs, EncodeArgs, decode, encode};
 pub use inspect::{InspectArgs, inspect};
 pub use record::{pack_record, unpack_record};
 pub use run::{RunArgs, run};
-pub use tensors::{read_tensors, write_tensors};
+pub use tensors::{check_output, read_tensors, write_tensors};
 
 use crate::text::plain_lines;
 use crate::{Artifact, OpenOptions, Session, SessionOptions, Tensor};

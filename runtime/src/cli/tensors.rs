@@ -175,14 +175,24 @@ fn normalise(tensor: &mut Tensor) {
 /// Writes tensors to an .npz or .safetensors file, by the extension of its name. A failure leaves no partial file
 /// under that name.
 pub fn write_tensors(path: &Path, tensors: &[(&str, TensorView)]) -> Result<(), CliError> {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    let bytes = match extension.as_deref() {
-        Some("npz") => npz(tensors),
-        Some("safetensors") => safetensors(tensors),
-        _ => Err("outputs go to .npz or .safetensors".to_owned()),
-    };
-    let bytes = bytes.map_err(|e| CliError::file(path, e))?;
+    let bytes = format_of(path)?(tensors).map_err(|e| CliError::file(path, e))?;
     write_output(path, |file| file.write_all(&bytes)).map_err(CliError::write(path))
+}
+
+/// Whether outputs can go to a file of this name; asked before any work is done for them.
+pub fn check_output(path: Option<&Path>) -> Result<(), CliError> {
+    path.map_or(Ok(()), |path| format_of(path).map(drop))
+}
+
+type Format = fn(&[(&str, TensorView)]) -> Result<Vec<u8>, String>;
+
+fn format_of(path: &Path) -> Result<Format, CliError> {
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    match extension.as_deref() {
+        Some("npz") => Ok(npz),
+        Some("safetensors") => Ok(safetensors),
+        _ => Err(CliError::file(path, "outputs go to .npz or .safetensors")),
+    }
 }
 
 /// The archive in memory: its writer has no quiet way to give up when a disk is full.

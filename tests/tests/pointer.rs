@@ -253,7 +253,7 @@ fn evaluate(model: &Model, task: &str) -> Option<(HashMap<String, Tensor>, Tenso
     }
     let (greedy, indices) = (&data["greedy"], &found["indices"]);
     let steps = greedy.shape[1];
-    for row in 0..sizes.len() {
+    for (row, size) in sizes.iter().enumerate() {
         let picks = |t: &Tensor| ints(t)[row * steps..(row + 1) * steps].to_vec();
         let (want, got) = (picks(greedy), picks(indices));
         if let Some(at) = (0..steps).find(|k| want[*k] != got[*k]) {
@@ -264,7 +264,7 @@ fn evaluate(model: &Model, task: &str) -> Option<(HashMap<String, Tensor>, Tenso
             let score = |picks: &[i64]| {
                 let picks = ("indices", Tensor::ints(ElemType::I64, [1, at + 1], picks[..=at].to_vec()));
                 floats(
-                    &model.interpret("score", &[("points", points.clone()), lengths(vec![sizes[row]]), picks])["log_probability"],
+                    &model.interpret("score", &[("points", points.clone()), lengths(vec![*size]), picks])["log_probability"],
                 )[0]
             };
             let gap = score(&want) - score(&got);

@@ -215,7 +215,7 @@ fn inst(statement: &str, names: &mut Names) -> Result<Inst, String> {
     let types: Vec<Ty> = words[1..].iter().filter_map(|w| Ty::parse(w)).collect();
     let mut operands = vec![];
     for part in parts(list) {
-        operands.push(operand(part, types.last().copied(), names)?);
+        operands.push(operand(part, names)?);
     }
     Ok(Inst { guard, op: words[0].clone(), words: words[1..].to_vec(), types, operands, text: statement.to_string() })
 }
@@ -239,11 +239,11 @@ fn parts(list: &str) -> Vec<&str> {
     found
 }
 
-fn operand(text: &str, ty: Option<Ty>, names: &mut Names) -> Result<Operand, String> {
+fn operand(text: &str, names: &mut Names) -> Result<Operand, String> {
     let bad = || format!("operand {text}");
     let inside = |open, close| text.strip_prefix(open).and_then(|t: &str| t.strip_suffix(close));
     if let Some(list) = inside('{', '}').or_else(|| inside('(', ')')) {
-        let list: Result<Vec<_>, _> = parts(list).into_iter().map(|p| operand(p, ty, names)).collect();
+        let list: Result<Vec<_>, _> = parts(list).into_iter().map(|p| operand(p, names)).collect();
         return Ok(Operand::Group(list?));
     }
     if let Some(address) = inside('[', ']') {

@@ -50,7 +50,7 @@ impl Random {
 pub enum Domain {
     /// Floats in -3..3, integers over their whole range where it is small and in -1000..1000 elsewhere.
     Any,
-    /// Floats in 0.1..3, integers in 1..5.
+    /// Floats in 0.1..3, integers in 1..5, true.
     Positive,
     /// Floats in -1..1, integers 0 or 1: small enough to be indices, and values of masks.
     Small,
@@ -74,6 +74,7 @@ pub fn tensor(random: &mut Random, elem: ElemType, shape: &[usize], domain: Doma
     let mut int = || {
         let mut below = |n: u64| (random.bits() % n.max(1)) as i64;
         match (domain, elem.kind()) {
+            (Domain::Positive, Kind::Bool) => 1,
             (_, Kind::Bool) | (Domain::Small, _) => below(2),
             (Domain::Below(n), _) => below(n),
             (Domain::Positive, _) => 1 + below(4),
@@ -146,7 +147,8 @@ mod tests {
                     Domain::Below(_) if !elem.is_float() => (0.0, 2.0),
                     Domain::Any | Domain::Below(_) => (-32768.0, 65535.0),
                 };
-                assert!(range.0 < range.1, "{elem} {domain:?} varies");
+                let varies = range.0 < range.1 || (elem, domain) == (ElemType::I1, Domain::Positive);
+                assert!(varies, "{elem} {domain:?}");
                 assert!(allowed.0 <= range.0 && range.1 <= allowed.1, "{elem} {domain:?}: {range:?}");
             }
         }

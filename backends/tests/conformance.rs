@@ -105,10 +105,15 @@ fn scalar_ops(elem: ElemType) {
         }
         m.set_outputs(body, outputs);
     }
+    // None of the ops on positive numbers may take the type.
+    m.entries.retain(|e| !e.outputs.is_empty());
     m.stage = kiln_ir::Stage::Legal;
     let built = build(&m.to_string(), &PlanOptions::default());
     let mut problems = vec![];
     for (entry, domain) in [("any", Domain::Any), ("positive", Domain::Positive)] {
+        if built.module.entry(entry).is_none() {
+            continue;
+        }
         for sizes in [[1, 1], [3, 7], [5, 1031], [0, 4]] {
             let symbols = [("B", sizes[0]), ("S", sizes[1])];
             let domain = |name: &str| if name == "c" { Domain::Any } else { domain };

@@ -11,6 +11,7 @@ pub mod access;
 pub mod attention;
 pub mod build;
 pub mod cell;
+pub mod circuit;
 pub mod conv;
 pub mod cpu;
 pub mod cuda;
@@ -194,6 +195,7 @@ kernels! {
     Row row,
     Reduce reduce,
     Topk topk,
+    Circuit circuit,
     Cell cell,
     Region region,
 }

@@ -1,0 +1,176 @@
+//! A circuit as the kernels see it: inputs of two kinds or three, and nothing that is computed twice or for nothing.
+
+use kiln_ir::circuit::{Circuit, Distribution, Domain, Kind};
+use std::{collections::HashMap, f64::consts::PI};
+
+/// What a node is. Children are numbers of nodes before it.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Node {
+    /// 1 for one value of a variable, else 0.
+    Indicator { var: u32, value: u32 },
+    /// Log-probabilities by the variable's code, without that of a missing cell.
+    Lookup { var: u32, table: u32 },
+    Gaussian { var: u32, mean: f64, std: f64 },
+    Product { first: u32, count: u32 },
+    Sum { first: u32, count: u32, weight: u32 },
+}
+
+pub(super) struct Graph {
+    pub nodes: Vec<Node>,
+    children: Vec<u32>,
+    weights: Vec<f64>,
+    pub tables: Vec<Vec<f64>>,
+    /// For each variable, the breaks of its histograms, where it is real.
+    pub breaks: Vec<Vec<f64>>,
+    /// The number of values where the variable is discrete.
+    pub values: Vec<Option<u32>>,
+    pub root: u32,
+}
+
+/// The largest domain whose distributions are sums over indicators, where that is a choice.
+const FEW: u32 = 2;
+
+impl Graph {
+    /// With `indicators`, every distribution of a discrete variable is a sum over them.
+    pub(super) fn of(c: &Circuit, indicators: bool) -> Graph {
+        let mut g = Graph {
+            nodes: vec![],
+            children: vec![],
+            weights: vec![],
+            tables: vec![],
+            breaks: breaks(c),
+            values: c.variables.iter().map(|d| d.values()).collect(),
+            root: 0,
+        };
+        let mut of: Vec<u32> = Vec::with_capacity(c.len());
+        let mut inputs: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut known: HashMap<(u32, u32), u32> = HashMap::new();
+        for n in c.nodes() {
+            let at = |child: &kiln_ir::circuit::NodeId| of[child.as_u32() as usize];
+            let id = match c.kind(n) {
+                Kind::Input { var, dist } => match inputs.get(&(var, dist.as_u32())) {
+                    Some(id) => *id,
+                    None => {
+                        let id = g.input(var, c.distribution(dist), indicators, &mut known);
+                        inputs.insert((var, dist.as_u32()), id);
+                        id
+                    }
+                },
+                Kind::Product([child]) => at(child),
+                Kind::Sum([child], [0.0]) => at(child),
+                Kind::Product(children) => {
+                    let children: Vec<u32> = children.iter().map(at).collect();
+                    g.product(&children)
+                }
+                Kind::Sum(children, weights) => {
+                    let children: Vec<u32> = children.iter().map(at).collect();
+                    g.sum(&children, weights)
+                }
+            };
+            of.push(id);
+        }
+        g.root = of[c.root().as_u32() as usize];
+        g
+    }
+
+    fn push(&mut self, node: Node) -> u32 {
+        self.nodes.push(node);
+        self.nodes.len() as u32 - 1
+    }
+
+    fn product(&mut self, children: &[u32]) -> u32 {
+        let first = self.children.len() as u32;
+        self.children.extend_from_slice(children);
+        self.push(Node::Product { first, count: children.len() as u32 })
+    }
+
+    fn sum(&mut self, children: &[u32], weights: &[f64]) -> u32 {
+        let (first, weight) = (self.children.len() as u32, self.weights.len() as u32);
+        self.children.extend_from_slice(children);
+        self.weights.extend_from_slice(weights);
+        self.push(Node::Sum { first, count: children.len() as u32, weight })
+    }
+
+    fn input(&mut self, var: u32, d: &Distribution, all: bool, known: &mut HashMap<(u32, u32), u32>) -> u32 {
+        let mut indicator = |g: &mut Graph, value: u32| match known.get(&(var, value)) {
+            Some(id) => *id,
+            None => {
+                let id = g.push(Node::Indicator { var, value });
+                known.insert((var, value), id);
+                id
+            }
+        };
+        match (d, self.values[var as usize]) {
+            (Distribution::Indicator { value }, _) => indicator(self, *value),
+            (Distribution::Gaussian { mean, std }, _) => self.push(Node::Gaussian { var, mean: *mean, std: *std }),
+            (d, Some(k)) => {
+                let table: Vec<f64> = (0..k).map(|v| d.log_prob(f64::from(v))).collect();
+                if all || k <= FEW {
+                    let children: Vec<u32> = (0..k).map(|value| indicator(self, value)).collect();
+                    return self.sum(&children, &table);
+                }
+                let table = [table, vec![f64::NEG_INFINITY]].concat();
+                self.lookup(var, table)
+            }
+            (d, None) => {
+                let breaks = &self.breaks[var as usize];
+                // The value just at a break is that of the bin it begins.
+                let inside = breaks.iter().map(|b| d.log_prob(*b));
+                let table = [f64::NEG_INFINITY].into_iter().chain(inside).collect();
+                self.lookup(var, table)
+            }
+        }
+    }
+
+    fn lookup(&mut self, var: u32, table: Vec<f64>) -> u32 {
+        self.tables.push(table);
+        self.push(Node::Lookup { var, table: self.tables.len() as u32 - 1 })
+    }
+
+    pub(super) fn children(&self, n: u32) -> &[u32] {
+        match self.nodes[n as usize] {
+            Node::Product { first, count } | Node::Sum { first, count, .. } => {
+                &self.children[first as usize..][..count as usize]
+            }
+            Node::Indicator { .. } | Node::Lookup { .. } | Node::Gaussian { .. } => &[],
+        }
+    }
+
+    /// Log-weights of a sum, none of others.
+    pub(super) fn weights(&self, n: u32) -> &[f64] {
+        match self.nodes[n as usize] {
+            Node::Sum { count, weight, .. } => &self.weights[weight as usize..][..count as usize],
+            _ => &[],
+        }
+    }
+
+    /// The variable of an input.
+    pub(super) fn variable(&self, n: u32) -> Option<u32> {
+        match self.nodes[n as usize] {
+            Node::Indicator { var, .. } | Node::Lookup { var, .. } | Node::Gaussian { var, .. } => Some(var),
+            Node::Product { .. } | Node::Sum { .. } => None,
+        }
+    }
+}
+
+/// The log-density of a Gaussian at its mean.
+pub(super) fn peak(std: f64) -> f64 {
+    -std.ln() - 0.5 * (2.0 * PI).ln()
+}
+
+fn breaks(c: &Circuit) -> Vec<Vec<f64>> {
+    let mut all: Vec<Vec<f64>> = vec![vec![]; c.variables.len()];
+    for n in c.nodes() {
+        let Kind::Input { var, dist } = c.kind(n) else { continue };
+        if let (Distribution::Histogram { breaks, .. }, Domain::Real) =
+            (c.distribution(dist), c.variables[var as usize])
+        {
+            all[var as usize].extend(breaks);
+        }
+    }
+    for breaks in &mut all {
+        breaks.sort_by(f64::total_cmp);
+        breaks.dedup();
+    }
+    all
+}

@@ -1,0 +1,97 @@
+//! `circuit.query`: a circuit as tables that are weights, and the launches that walk them.
+//!
+//! Values are plain numbers where the range of the circuit allows, else logarithms. A deterministic circuit of discrete
+//! variables answers complete rows along their active trees, and others by the walk of all nodes; a row takes its way by
+//! its own cells, so its result does not depend on the rows beside it.
+
+mod graph;
+mod order;
+mod program;
+mod range;
+mod slots;
+
+use super::{
+    Buffer,
+    group::Group,
+    layout::Layout,
+    planner::{Planner, Refusal, View},
+};
+use crate::weights::{Data, Item, Source, encode};
+use graph::Graph;
+use kiln_ir::{ElemType, Node, circuit::Circuit, scalar::Scalar};
+use kiln_kernels::circuit::{Query, Spec};
+use order::Order;
+use program::Program;
+use range::Range;
+
+pub(super) fn query(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<(), Refusal> {
+    let data = g.data(node);
+    let name = data.attrs.name("circuit").unwrap_or("");
+    let Some(circuit) = g.m.circuit(name) else { return Err((node, format!("no circuit @{name}"))) };
+    let cells = Cells {
+        x: p.view(g.outer(data.operand(0))),
+        mask: data.optional(1).map(|mask| p.view(g.outer(mask))),
+    };
+    match data.attrs.word("kind").unwrap_or("evidence") {
+        "evidence" => {
+            let output = p.output(g.outs[0]);
+            evidence(p, circuit, &cells, output, data.attrs.word("space") == Some("log"));
+            Ok(())
+        }
+        kind => Err((node, format!("the cpu back end has no kernel for {kind}"))),
+    }
+}
+
+/// The rows asked about.
+struct Cells {
+    x: View,
+    mask: Option<View>,
+}
+
+fn evidence(p: &mut Planner<'_>, circuit: &Circuit, cells: &Cells, output: View, log: bool) {
+    let access = output.layout.access(output.elem);
+    let trees = circuit.deterministic && circuit.is_discrete();
+    if trees {
+        let graph = Graph::of(circuit, true);
+        let program = Program::of(&graph, &Order::of(&graph), None, true);
+        launch(p, &program, cells, Query::Complete { output: access.clone() }, vec![output.clone()]);
+    }
+    let graph = Graph::of(circuit, false);
+    let order = Order::of(&graph);
+    let range = if log { None } else { Range::of(&graph, &order, output.elem) };
+    let program = Program::of(&graph, &order, range.as_ref(), false);
+    launch(p, &program, cells, Query::Evidence { output: access, incomplete: trees }, vec![output]);
+}
+
+fn launch(p: &mut Planner<'_>, program: &Program, cells: &Cells, query: Query, outputs: Vec<View>) {
+    let spec = Spec {
+        rows: cells.x.layout.dims[0].clone(),
+        x: cells.x.layout.access(cells.x.elem),
+        mask: cells.mask.as_ref().map(|mask| mask.layout.access(mask.elem)),
+        shape: program.shape.clone(),
+        query,
+    };
+    let mut inputs = vec![cells.x.clone()];
+    inputs.extend(cells.mask.clone());
+    let shape = &program.shape;
+    inputs.push(integers(p, ElemType::U32, &program.runs));
+    inputs.push(integers(p, shape.index, &program.index));
+    inputs.push(table(p, shape.value, program.number.iter().map(|x| Scalar::F(*x))));
+    inputs.push(integers(p, ElemType::U32, &program.variables));
+    inputs.push(table(p, ElemType::F64, program.breaks.iter().map(|x| Scalar::F(*x))));
+    p.launch(spec.into(), inputs, outputs, vec![]);
+}
+
+fn integers(p: &mut Planner<'_>, elem: ElemType, values: &[u32]) -> View {
+    table(p, elem, values.iter().map(|x| Scalar::I(i64::from(*x))))
+}
+
+/// A table as a weight.
+fn table(p: &mut Planner<'_>, elem: ElemType, values: impl ExactSizeIterator<Item = Scalar>) -> View {
+    let count = values.len() as i64;
+    let mut bytes = vec![0; values.len() * elem.bytes()];
+    bytes.chunks_exact_mut(elem.bytes()).zip(values).for_each(|(to, value)| encode(elem, value, to));
+    let source = p.weights.source(Source { elem, dims: vec![count], data: Data::Inline(bytes) });
+    let buffer = Buffer::Weight(p.weights.item(Item::Plain(source)));
+    View { buffer, elem, layout: Layout::contiguous(&[count.into()]) }
+}

@@ -1,0 +1,132 @@
+//! The tables of a circuit: what an artifact stores of it, and what the kernels of this family walk.
+//!
+//! A value of a node stands in a *slot*. A *run* computes consecutive slots in one way, from slots of earlier runs. Runs
+//! read positions from `index` and numbers from `number`, each from a place of its own on; all counts are in elements.
+//!
+//! | kind | of slot `to + i` | index | number |
+//! |------|------------------|-------|--------|
+//! | `Indicator` | 1 where variable `index[2i]` has the code `index[2i + 1]` | `2 count` | its value `[count]` |
+//! | `Lookup` | entry `i` of the row of a table that the code of variable `fan` selects | - | `[codes + 1, pad(count)]` |
+//! | `Gaussian` | `exp(log_peak - (x - mean)^2 half_precision)` of variable `index[i]` | `count` | `[count, 4]`: mean, half_precision, log_peak, value if missing |
+//! | `Product` | product of `fan` slots | `[count, fan]` | - |
+//! | `Sum` | weighted sum of `fan` slots | `[count, fan]` | `[count, fan]` |
+//! | `Pairs` | weighted sum of products of two slots | `[count, fan, 2]` | `[count, fan]` |
+//! | `Dense` | weighted sum of `fan` slots that all sums of the run share | `fan` | `[fan, count]` |
+//! | `Columns` | product of the slots `index[j] + i` | `fan` | - |
+//! | `Rescale` | none: the slots are divided by the power of two in the largest of them, which is kept for each row | - | - |
+//!
+//! Slot 0 holds 1. The code of a discrete cell is its value, or the number of values where it has another; of a real
+//! cell with histograms it is the number of breaks up to it; of a missing cell it is one more than the largest of these.
+
+use kiln_ir::ElemType;
+
+/// What a run does.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum RunKind {
+    Indicator,
+    Lookup,
+    Gaussian,
+    Product,
+    Sum,
+    Pairs,
+    Dense,
+    Columns,
+    Rescale,
+}
+
+/// See the text of this module.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    pub kind: RunKind,
+    pub count: u32,
+    pub fan: u32,
+    pub to: u32,
+    pub index: u32,
+    pub number: u32,
+}
+
+/// Numbers of an encoded [`Run`].
+pub(super) const RUN_FIELDS: i64 = 8;
+
+impl Run {
+    pub fn encode(&self) -> [u32; RUN_FIELDS as usize] {
+        [self.kind as u32, self.count, self.fan, self.to, self.index, self.number, 0, 0]
+    }
+}
+
+/// How the codes of a variable are found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Coding {
+    /// The values from 0, this many.
+    Values(u32),
+    /// Breaks from `start` on.
+    Breaks { start: u32, count: u32 },
+}
+
+/// Numbers of an encoded [`Coding`].
+pub(super) const VARIABLE_FIELDS: i64 = 4;
+
+impl Coding {
+    /// The code of a missing cell.
+    pub fn missing(self) -> u32 {
+        match self {
+            Coding::Values(k) => k + 1,
+            Coding::Breaks { count, .. } => count + 1,
+        }
+    }
+
+    pub fn encode(self) -> [u32; VARIABLE_FIELDS as usize] {
+        match self {
+            Coding::Values(k) => [0, k, 0, self.missing()],
+            Coding::Breaks { start, count } => [1, count, start, self.missing()],
+        }
+    }
+}
+
+/// Entries from one row of a lookup table to the next: whole vectors of every level.
+pub const fn pad(count: u32) -> u32 {
+    count.next_multiple_of(16)
+}
+
+/// The first of the numbers: the smallest value of the root that is exact enough, and what is added to its logarithm.
+pub const HEAD: u32 = 4;
+
+/// How values stand in slots.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Space {
+    /// As multiples of constants. A row whose root comes out below the first of the numbers is done again in logarithms.
+    Linear,
+    /// As natural logarithms, and so are the numbers.
+    Log,
+}
+
+/// The sizes of a program's tables.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Shape {
+    pub space: Space,
+    /// The type of slots and numbers.
+    pub value: ElemType,
+    pub variables: i64,
+    pub slots: i64,
+    /// The slot of the root.
+    pub root: i64,
+    pub runs: i64,
+    /// The type of `index`: u16 or u32.
+    pub index: ElemType,
+    pub indices: i64,
+    pub numbers: i64,
+    pub breaks: i64,
+    /// The kinds of runs that there are.
+    pub kinds: Vec<RunKind>,
+    /// Rows at a time.
+    pub block: i64,
+    /// Whether the root's value can be too small.
+    pub checked: bool,
+}
+
+impl Shape {
+    pub(super) fn has(&self, kind: RunKind) -> bool {
+        self.kinds.contains(&kind)
+    }
+}

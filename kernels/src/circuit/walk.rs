@@ -1,0 +1,272 @@
+//! The state of a walk through the tables: where things are, and rows of cells as codes.
+
+use super::{
+    Spec,
+    emit::{Scratch, scratch},
+    table::{Space, VARIABLE_FIELDS},
+};
+use crate::{
+    abi::Kernel,
+    build::{Cmp, Elem, Ix, K, Ptr, Ty, V},
+    cpu::Cpu,
+    scalar::{functions, register},
+    view::View,
+};
+use kiln_ir::types::Kind;
+
+/// How a walk holds and joins values.
+pub(super) struct Walk<'s, 'k> {
+    pub spec: &'s Spec,
+    pub k: K<'k>,
+    pub cpu: &'static Cpu,
+    /// Rows at a time: one, or whole vectors.
+    pub rows: i64,
+    /// Of a vector of values, and vectors of a slot.
+    pub lanes: u32,
+    pub parts: u32,
+    /// The type of a value in a slot.
+    pub elem: Elem,
+    /// Whether slots hold logarithms.
+    pub log: bool,
+    /// Whether the numbers are logarithms.
+    log_numbers: bool,
+    places: Scratch,
+    scratch: Ptr<'k>,
+    x: View<'k>,
+    mask: Option<View<'k>>,
+    pub runs: Ptr<'k>,
+    index: Ptr<'k>,
+    number: Ptr<'k>,
+    variables: Ptr<'k>,
+    breaks: Ptr<'k>,
+}
+
+impl<'s, 'k> Walk<'s, 'k> {
+    pub(super) fn new(spec: &'s Spec, kernel: &Kernel<'k>, cpu: &'static Cpu, rows: i64, space: Space) -> Self {
+        let shape = &spec.shape;
+        let log = space == Space::Log;
+        // Logarithms of a program in plain numbers stand in for what f32 does not reach.
+        let again = log && shape.space == Space::Linear;
+        let elem = if again { Elem::F64 } else { register(shape.value) };
+        let lanes = if rows == 1 { 1 } else { cpu.vector_bytes / (elem.bits() / 8) };
+        let table = |n: usize| kernel.buffer(spec.first_table() + n);
+        Walk {
+            spec,
+            k: kernel.k,
+            cpu,
+            rows,
+            lanes,
+            parts: rows as u32 / lanes,
+            elem,
+            log,
+            log_numbers: shape.space == Space::Log,
+            places: scratch(shape),
+            scratch: kernel.scratch,
+            x: View::new(kernel, 0, &spec.x, cpu),
+            mask: spec.mask.as_ref().map(|mask| View::new(kernel, 1, mask, cpu)),
+            runs: table(0),
+            index: table(1),
+            number: table(2),
+            variables: table(3),
+            breaks: table(4),
+        }
+    }
+
+    /// The type of a value of all rows.
+    pub(super) fn ty(&self, elem: Elem) -> Ty {
+        Ty::new(elem, self.lanes).times(self.parts)
+    }
+
+    /// A place in the scratch memory.
+    pub(super) fn at(&self, place: i64) -> Ptr<'k> {
+        self.scratch.bytes(place)
+    }
+
+    /// One value a row.
+    pub(super) fn load_rows(&self, from: Ptr<'k>, elem: Elem) -> V<'k> {
+        let part = |p: u32| from.offset(elem, (p * self.lanes) as i64).load(Ty::new(elem, self.lanes));
+        V::join(&(0..self.parts).map(part).collect::<Vec<_>>())
+    }
+
+    pub(super) fn store_rows(&self, to: Ptr<'k>, value: V<'k>) {
+        for (p, part) in value.split().into_iter().enumerate() {
+            to.offset(value.ty.elem, (p as u32 * self.lanes) as i64).store(part);
+        }
+    }
+
+    /// A scalar for every row.
+    pub(super) fn wide(&self, scalar: V<'k>) -> V<'k> {
+        V::join(&vec![scalar.broadcast(self.lanes); self.parts as usize])
+    }
+
+    pub(super) fn slot_at(&self, slot: Ix<'k>) -> Ptr<'k> {
+        self.at(self.places.values).offset(self.elem, slot * self.rows)
+    }
+
+    pub(super) fn slot(&self, slot: Ix<'k>) -> V<'k> {
+        self.load_rows(self.slot_at(slot), self.elem)
+    }
+
+    pub(super) fn set_slot(&self, slot: Ix<'k>, value: V<'k>) {
+        self.store_rows(self.slot_at(slot), value);
+    }
+
+    pub(super) fn scale(&self) -> Ptr<'k> {
+        self.at(self.places.scale)
+    }
+
+    /// A position from the tables.
+    pub(super) fn index(&self, at: Ix<'k>) -> Ix<'k> {
+        let elem = register(self.spec.shape.index);
+        self.index.offset(elem, at).load(Ty::new(elem, 1)).to_index(false)
+    }
+
+    /// Where a number stands.
+    pub(super) fn number_at(&self, at: Ix<'k>) -> Ptr<'k> {
+        self.number.offset(self.stored(), at)
+    }
+
+    /// Numbers as they stand, from an address on.
+    pub(super) fn numbers(&self, from: Ptr<'k>, lanes: u32) -> V<'k> {
+        from.load(Ty::new(self.stored(), lanes)).float_to(self.elem)
+    }
+
+    /// Numbers that are values or weights, in the form of the slots.
+    pub(super) fn values(&self, from: Ptr<'k>, lanes: u32) -> V<'k> {
+        let numbers = self.numbers(from, lanes);
+        if self.log && !self.log_numbers { functions::log(numbers) } else { numbers }
+    }
+
+    /// A weight for every row.
+    pub(super) fn weight(&self, at: Ix<'k>) -> V<'k> {
+        self.wide(self.values(self.number_at(at), 1))
+    }
+
+    /// A number of the head.
+    pub(super) fn head(&self, i: i64) -> V<'k> {
+        self.numbers(self.number_at(i.into()), 1)
+    }
+
+    /// What stands for probability 0, and for 1.
+    pub(super) fn zero(&self) -> V<'k> {
+        let zero = if self.log { f64::NEG_INFINITY } else { 0.0 };
+        self.k.float(self.ty(self.elem), zero)
+    }
+
+    pub(super) fn one(&self) -> V<'k> {
+        self.k.float(self.ty(self.elem), if self.log { 0.0 } else { 1.0 })
+    }
+
+    /// The product of two values.
+    pub(super) fn times(&self, a: V<'k>, b: V<'k>) -> V<'k> {
+        if self.log { a + b } else { a * b }
+    }
+
+    fn variable(&self, var: Ix<'k>, field: i64) -> Ptr<'k> {
+        self.variables.offset(Elem::I32, var * VARIABLE_FIELDS + field)
+    }
+
+    /// The code of a missing cell of a variable.
+    pub(super) fn missing_code(&self, var: Ix<'k>) -> V<'k> {
+        self.variable(var, 3).load(Ty::I32)
+    }
+
+    pub(super) fn code_at(&self, var: Ix<'k>) -> Ptr<'k> {
+        self.at(self.places.codes).offset(Elem::I32, var * self.rows)
+    }
+
+    pub(super) fn cell_at(&self, var: Ix<'k>) -> Ptr<'k> {
+        self.at(self.places.cells).offset(self.elem, var * self.rows)
+    }
+
+    /// Reads the cells of `count` rows from `first` on; rows beyond repeat the last. Returns where a cell is missing.
+    pub(super) fn read(&self, first: Ix<'k>, count: Ix<'k>) -> V<'k> {
+        let k = self.k;
+        let rows: Vec<Ix<'k>> = (0..self.rows).map(|i| first + (count - 1).min(i)).collect();
+        let starts: Vec<Ptr<'k>> = rows.iter().map(|row| self.x.at(&[*row])).collect();
+        let mask_starts: Vec<Ptr<'k>> =
+            self.mask.iter().flat_map(|mask| rows.iter().map(|row| mask.at(&[*row]))).collect();
+        let none = k.int(self.ty(Elem::I1), 0);
+        let variables = self.spec.shape.variables;
+        k.for_carry(0, variables, 1, &[none], |var, any| {
+            let x = self.column(&self.x, &starts, var);
+            let mut missing = if self.x.elem.is_float() { x.is_nan() } else { none };
+            if let Some(mask) = &self.mask {
+                missing = missing | self.column(mask, &mask_starts, var).cmp(Cmp::Eq, k.int(self.ty(Elem::I1), 0));
+            }
+            self.store_rows(self.code_at(var), self.code(x, missing, var));
+            if self.spec.shape.has(super::table::RunKind::Gaussian) {
+                let value = x.float_to(self.elem);
+                self.store_rows(self.cell_at(var), missing.select(value.like(f64::NAN), value));
+            }
+            vec![any[0] | missing]
+        })[0]
+    }
+
+    /// The cells of a variable, one by one.
+    fn column(&self, view: &View<'k>, starts: &[Ptr<'k>], var: Ix<'k>) -> V<'k> {
+        let moves = view.moves(self.lanes);
+        let memory = moves.memory();
+        let (one, k) = (Ty::new(memory.elem, 1), self.k);
+        let part = |rows: &[Ptr<'k>]| {
+            let cell = |row: &Ptr<'k>| view.step(*row, var * view.strides[1]).load(one);
+            if let [row] = rows {
+                return moves.from_memory(cell(row));
+            }
+            let poison = k.op1("llvm.mlir.poison", &[], memory, &[]);
+            let insert = |v: V<'k>, (i, row): (usize, &Ptr<'k>)| {
+                k.op1("llvm.insertelement", &[v, cell(row), k.int(Ty::I32, i as i64)], memory, &[])
+            };
+            moves.from_memory(rows.iter().enumerate().fold(poison, insert))
+        };
+        V::join(&starts.chunks(self.lanes as usize).map(part).collect::<Vec<_>>())
+    }
+
+    /// Codes of the cells of a variable.
+    fn code(&self, x: V<'k>, missing: V<'k>, var: Ix<'k>) -> V<'k> {
+        let k = self.k;
+        let count = self.variable(var, 1).load(Ty::I32);
+        let limit = self.wide(count);
+        let of_missing = self.wide(self.missing_code(var));
+        let values = || {
+            let (inside, value) = if self.x.elem.is_float() {
+                let floor = x.intrinsic("floor");
+                let end = self.wide(count.int_to_float(x.ty.elem, true));
+                let inside = floor.cmp(Cmp::Ge, x.like(0.0)) & floor.cmp(Cmp::Lt, end);
+                (inside, inside.select(floor, x.like(0.0)).float_to_int(Elem::I32))
+            } else {
+                let signed = self.x.elem.kind() == Kind::Signed;
+                let wide = x.int_to(Elem::I64, signed);
+                let end = self.wide(count.int_to(Elem::I64, false));
+                (wide.cmp(Cmp::Ult, end), wide.int_to(Elem::I32, false))
+            };
+            vec![inside.select(value, limit)]
+        };
+        let breaks = || {
+            let start = self.variable(var, 2).load(Ty::I32).to_index(false);
+            let x = if self.x.elem.is_float() {
+                x.float_to(Elem::F64)
+            } else {
+                x.int_to_float(Elem::F64, self.x.elem.kind() == Kind::Signed)
+            };
+            let zero = k.int(self.ty(Elem::I32), 0);
+            let end = count.to_index(false);
+            k.for_carry(0, end, 1, &[zero], |i, passed| {
+                let at = self.wide(self.breaks.offset(Elem::F64, start + i).load(Ty::new(Elem::F64, 1)));
+                vec![passed[0] + at.cmp(Cmp::Le, x).int_to(Elem::I32, false)]
+            })
+        };
+        let code = if self.spec.shape.breaks > 0 {
+            let searched = self.variable(var, 0).load(Ty::I32);
+            k.if_else(searched.cmp(Cmp::Eq, searched.like(0.0)), values, breaks)[0]
+        } else {
+            values()[0]
+        };
+        missing.select(of_missing, code)
+    }
+
+    /// The type of the numbers.
+    pub(super) fn stored(&self) -> Elem {
+        register(self.spec.shape.value)
+    }
+}

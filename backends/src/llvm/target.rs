@@ -41,9 +41,10 @@ pub(super) const fn function_attributes(level: Level) -> &'static [(&'static str
 
 /// The intrinsics that every target has instructions for, without their types. LLVM makes a call of a library of any
 /// other, or ends the process.
-const INTRINSICS: [&str; 14] = [
+const INTRINSICS: [&str; 15] = [
     "llvm.copysign",
     "llvm.ceil",
+    "llvm.cttz",
     "llvm.fabs",
     "llvm.floor",
     "llvm.fmuladd",

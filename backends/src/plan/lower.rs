@@ -1,7 +1,7 @@
 //! From groups of nodes to kernel specs, one function a family.
 
 use super::{
-    cell,
+    cell, circuit,
     group::{Anchor, Group, Input, Scalars, Then, back_order, index_axes, rename_axes},
     layout::{Layout, axis, coalesce},
     planner::{Planner, Refusal, View},
@@ -28,6 +28,9 @@ pub(super) fn group(p: &mut Planner<'_>, g: &Group<'_>) -> Result<(), Refusal> {
     }
     if let Some(node) = anchor.filter(|n| matches!(g.data(*n).op, Op::LstmCell | Op::GruCell)) {
         return cell::cell(p, g, node);
+    }
+    if let Some(node) = anchor.filter(|n| g.data(*n).op == Op::CircuitQuery) {
+        return circuit::query(p, g, node);
     }
     for n in 0..g.results.len() {
         match anchor.filter(|a| depends(g, g.results[n], *a)) {

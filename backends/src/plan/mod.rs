@@ -14,6 +14,7 @@
 
 mod arena;
 mod cell;
+mod circuit;
 mod entries;
 mod group;
 pub mod layout;

@@ -250,7 +250,7 @@ impl Planner<'_> {
                 self.control(node);
                 Ok(())
             }
-            Op::StateRead | Op::StateAppend | Op::StateReset | Op::CircuitQuery => {
+            Op::StateRead | Op::StateAppend | Op::StateReset => {
                 Err((node, "the cpu back end has no plan for it".into()))
             }
             _ => lower::group(self, &Group::of(m, node)),

@@ -24,7 +24,7 @@ pub use build::{BuildError, Builder, MAX_VALUES, MAX_VARIABLES};
 pub use check::{Property, Report, TOLERANCE, Violation};
 pub use determinism::Determinism;
 pub use distribution::Distribution;
-pub use sample::{normal_quantile, uniform};
+pub use sample::{Coefficients, normal_coefficients, normal_quantile, uniform};
 pub use scope::Scopes;
 pub use shape::Block;
 pub use vtree::{Vtree, VtreeNode};

@@ -36,7 +36,13 @@ pub fn normal_quantile(u: f64) -> f64 {
     x.copysign(q)
 }
 
-type Coefficients = ([f64; 8], [f64; 8]);
+/// Of a quotient of polynomials, from the constant on.
+pub type Coefficients = ([f64; 8], [f64; 8]);
+
+/// The coefficients of [`normal_quantile`]: around 1/2, beyond, and in the far tails.
+pub const fn normal_coefficients() -> [&'static Coefficients; 3] {
+    [&CENTRE, &MIDDLE, &FAR]
+}
 
 const CENTRE: Coefficients = (
     [

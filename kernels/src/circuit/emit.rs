@@ -93,9 +93,14 @@ pub(super) fn evidence<'k>(spec: &Spec, kernel: &Kernel<'k>, cpu: &'static Cpu, 
             k.if_else(flag(kernel, places.good, i), || nothing(result()), || nothing(again()));
         };
         k.if_(wanted, || {
-            k.for_(0, count, 1, |i| {
-                if incomplete { k.if_(flag(kernel, places.missing, i), || row(i)) } else { row(i) }
-            });
+            k.for_(
+                0,
+                count,
+                1,
+                |i| {
+                    if incomplete { k.if_(flag(kernel, places.missing, i), || row(i)) } else { row(i) }
+                },
+            );
         });
     });
 }

@@ -1,10 +1,6 @@
 //! Runs of inputs.
 
-use super::{
-    runs::Fields,
-    table::pad,
-    walk::Walk,
-};
+use super::{runs::Fields, table::pad, walk::Walk};
 use crate::{
     build::{Cmp, Elem, Ix, Ptr, Ty, V},
     scalar::functions,

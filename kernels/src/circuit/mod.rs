@@ -4,11 +4,12 @@
 //! and one fused multiply-add a term; a row that leaves the range is done again in logarithms. Every row is computed in
 //! one order of operations, alone or in a block, so results do not depend on the number of rows.
 
-//mod active;
+mod active;
 mod emit;
 mod leaves;
 mod runs;
 pub mod table;
+mod trace;
 mod walk;
 
 use crate::{
@@ -28,14 +29,16 @@ pub enum Query {
     /// `ln P` of the rows without a missing cell, `[rows]`; others are not written. The circuit is deterministic, its
     /// inputs are indicators, its numbers logarithms, and no two of its nodes share a slot.
     Complete { output: Access },
-}
-
-impl Query {
-    fn outputs(&self) -> Vec<&Access> {
-        match self {
-            Query::Evidence { output, .. } | Query::Complete { output } => vec![output],
-        }
-    }
+    /// The rows completed to the most probable ones, of the type of `x`, and their log-values. This and the following
+    /// want numbers in logarithms, no shared slots and inputs that are indicators or Gaussians; behind the positions of a
+    /// run of sums or pairs stands the smallest variable below each of them.
+    Mpe { states: Access, value: Access },
+    /// The rows completed by draws, of the type of `x`; `seed` is i64.
+    Sample { seed: Access, states: Access },
+    /// The distributions of all variables given the other cells, `[rows, variables, values]`.
+    Marginals { values: i64, output: Access },
+    /// The rows with expected values for missing cells.
+    Expectation { output: Access },
 }
 
 /// A query of the rows of `x`.
@@ -62,13 +65,28 @@ impl Spec {
 
     /// Buffers of cells: `x` and perhaps the mask.
     fn first_table(&self) -> usize {
-        1 + usize::from(self.mask.is_some())
+        1 + usize::from(self.mask.is_some()) + usize::from(self.seed().is_some())
+    }
+
+    fn seed(&self) -> Option<&Access> {
+        if let Query::Sample { seed, .. } = &self.query { Some(seed) } else { None }
+    }
+
+    /// The outputs with their index spaces.
+    fn results(&self) -> Vec<Operand<'_>> {
+        let row = [self.rows.clone(), self.shape.variables.into()];
+        let space = |output: &Access| match (&self.query, output.rank()) {
+            (Query::Marginals { values, .. }, 3) => [&row[..], &[(*values).into()]].concat(),
+            (_, rank) => row[..rank.min(2)].to_vec(),
+        };
+        self.query.outputs().into_iter().map(|o| (o, space(o), true)).collect()
     }
 
     fn task_rows(&self) -> i64 {
         match self.query {
             Query::Evidence { .. } => self.shape.block,
             Query::Complete { .. } => COMPLETE_ROWS,
+            _ => 1,
         }
     }
 }
@@ -76,11 +94,14 @@ impl Spec {
 impl Family for Spec {
     const NAME: &'static str = "circuit";
 
-    /// `x`, the mask if there is one, the tables (runs, index, number, variables, breaks), the outputs.
+    /// `x`, the mask and the seeds if there are any, the tables (runs, index, number, variables, breaks), the outputs.
     fn buffers(&self) -> Vec<Buffer> {
         let s = &self.shape;
         let table = |elem, elements: i64| Buffer { elem, elements: elements.into(), written: false };
         let mut buffers = access::buffers(&self.cells());
+        if let Some(seed) = self.seed() {
+            buffers.extend(access::buffers(&[(seed, vec![self.rows.clone()], false)]));
+        }
         buffers.extend([
             table(ElemType::U32, s.runs * RUN_FIELDS),
             table(s.index, s.indices),
@@ -88,14 +109,12 @@ impl Family for Spec {
             table(ElemType::U32, s.variables * VARIABLE_FIELDS),
             table(ElemType::F64, s.breaks),
         ]);
-        let outputs: Vec<Operand<'_>> =
-            self.query.outputs().into_iter().map(|o| (o, vec![self.rows.clone()], true)).collect();
-        buffers.extend(access::buffers(&outputs));
+        buffers.extend(access::buffers(&self.results()));
         buffers
     }
 
     fn size_args(&self) -> Vec<Dim> {
-        let accesses = [&self.x].into_iter().chain(&self.mask).chain(self.query.outputs());
+        let accesses = [&self.x].into_iter().chain(&self.mask).chain(self.seed()).chain(self.query.outputs());
         access::size_args([&self.rows], accesses)
     }
 
@@ -106,7 +125,9 @@ impl Family for Spec {
     fn scratch_bytes(&self) -> Dim {
         match self.query {
             Query::Evidence { .. } => emit::scratch(&self.shape).bytes.into(),
-            Query::Complete { .. } => 0.into(),
+            Query::Complete { .. } => active::bytes(&self.shape).into(),
+            Query::Marginals { values, .. } => trace::bytes(self, values).into(),
+            _ => trace::bytes(self, 3).into(),
         }
     }
 
@@ -124,7 +145,8 @@ impl Family for Spec {
         module.kernel(symbol, &self.size_args(), |kernel| {
             match &self.query {
                 Query::Evidence { output, incomplete } => emit::evidence(self, kernel, cpu, output, *incomplete),
-                Query::Complete { output } => {}
+                Query::Complete { output } => active::complete(self, kernel, cpu, output),
+                _ => trace::trace(self, kernel, cpu),
             }
             None
         });

@@ -157,6 +157,9 @@ impl<'k> Walk<'_, 'k> {
         }
         let largest = |i: Ix<'k>, top: &[V<'k>]| vec![term(i).max_or(top[0])];
         let top = self.fold(1, fan, vec![term(0.into())], largest)[0];
+        if self.maximum {
+            return top;
+        }
         let base = top.cmp(Cmp::Gt, top.like(f64::NEG_INFINITY)).select(top, top.like(0.0));
         let scaled = |i: Ix<'k>| functions::exp(term(i) - base);
         let sum = self.fold(1, fan, vec![scaled(0.into())], |i, sum| vec![sum[0] + scaled(i)])[0];
@@ -225,9 +228,7 @@ impl<'k> Walk<'_, 'k> {
             let end = run.count * self.rows;
             vectors(k, (0.into(), end), self.row_lanes(), false, |at, part| {
                 let ty = Ty::new(self.elem, part.lanes());
-                let factor = |i: Ix<'k>| {
-                    self.slot_at(self.index(run.index + i)).offset(self.elem, at).load(ty)
-                };
+                let factor = |i: Ix<'k>| self.slot_at(self.index(run.index + i)).offset(self.elem, at).load(ty);
                 let next = |i: Ix<'k>, product: &[V<'k>]| vec![self.times(product[0], factor(i))];
                 let product = self.fold(1, fan, vec![factor(0.into())], next)[0];
                 self.slot_at(run.to).offset(self.elem, at).store(product);

@@ -28,6 +28,8 @@ pub(super) struct Walk<'s, 'k> {
     pub elem: Elem,
     /// Whether slots hold logarithms.
     pub log: bool,
+    /// Whether sums, in logarithms, are their largest term.
+    pub maximum: bool,
     /// Whether the numbers are logarithms.
     log_numbers: bool,
     places: Scratch,
@@ -59,6 +61,7 @@ impl<'s, 'k> Walk<'s, 'k> {
             parts: rows as u32 / lanes,
             elem,
             log,
+            maximum: false,
             log_numbers: shape.space == Space::Log,
             places: scratch(shape),
             scratch: kernel.scratch,
@@ -268,5 +271,19 @@ impl<'s, 'k> Walk<'s, 'k> {
     /// The type of the numbers.
     pub(super) fn stored(&self) -> Elem {
         register(self.spec.shape.value)
+    }
+
+    /// Copies the cells of a row.
+    pub(super) fn copy_cells(&self, to: &View<'k>, row: Ix<'k>) {
+        self.k.for_(0, self.spec.shape.variables, 1, |var| {
+            let x = self.x.moves(1).load(self.x.at(&[row, var]));
+            let value = match (self.x.elem.is_float(), to.elem.is_float()) {
+                (true, true) => x.float_to(register(to.elem)),
+                (false, true) => x.int_to_float(register(to.elem), self.x.elem.kind() == Kind::Signed),
+                // States have the type of the cells.
+                _ => x,
+            };
+            to.moves(1).store(to.at(&[row, var]), value);
+        });
     }
 }

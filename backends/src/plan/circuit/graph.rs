@@ -7,12 +7,29 @@ use std::{collections::HashMap, f64::consts::PI};
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Node {
     /// 1 for one value of a variable, else 0.
-    Indicator { var: u32, value: u32 },
+    Indicator {
+        var: u32,
+        value: u32,
+    },
     /// Log-probabilities by the variable's code, without that of a missing cell.
-    Lookup { var: u32, table: u32 },
-    Gaussian { var: u32, mean: f64, std: f64 },
-    Product { first: u32, count: u32 },
-    Sum { first: u32, count: u32, weight: u32 },
+    Lookup {
+        var: u32,
+        table: u32,
+    },
+    Gaussian {
+        var: u32,
+        mean: f64,
+        std: f64,
+    },
+    Product {
+        first: u32,
+        count: u32,
+    },
+    Sum {
+        first: u32,
+        count: u32,
+        weight: u32,
+    },
 }
 
 pub(super) struct Graph {
@@ -27,12 +44,22 @@ pub(super) struct Graph {
     pub root: u32,
 }
 
+/// How distributions of discrete variables are put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Inputs {
+    /// Small ones as sums over indicators, others as tables.
+    Tables,
+    /// As sums over indicators.
+    Indicators,
+    /// As sums over indicators; terms that are nothing are left out everywhere.
+    Positive,
+}
+
 /// The largest domain whose distributions are sums over indicators, where that is a choice.
 const FEW: u32 = 2;
 
 impl Graph {
-    /// With `indicators`, every distribution of a discrete variable is a sum over them.
-    pub(super) fn of(c: &Circuit, indicators: bool) -> Graph {
+    pub(super) fn of(c: &Circuit, put: Inputs) -> Graph {
         let mut g = Graph {
             nodes: vec![],
             children: vec![],
@@ -51,7 +78,7 @@ impl Graph {
                 Kind::Input { var, dist } => match inputs.get(&(var, dist.as_u32())) {
                     Some(id) => *id,
                     None => {
-                        let id = g.input(var, c.distribution(dist), indicators, &mut known);
+                        let id = g.input(var, c.distribution(dist), put, &mut known);
                         inputs.insert((var, dist.as_u32()), id);
                         id
                     }
@@ -64,7 +91,7 @@ impl Graph {
                 }
                 Kind::Sum(children, weights) => {
                     let children: Vec<u32> = children.iter().map(at).collect();
-                    g.sum(&children, weights)
+                    g.sum_of(&children, weights, put)
                 }
             };
             of.push(id);
@@ -91,7 +118,18 @@ impl Graph {
         self.push(Node::Sum { first, count: children.len() as u32, weight })
     }
 
-    fn input(&mut self, var: u32, d: &Distribution, all: bool, known: &mut HashMap<(u32, u32), u32>) -> u32 {
+    fn sum_of(&mut self, children: &[u32], weights: &[f64], put: Inputs) -> u32 {
+        let positive = |i: &usize| weights[*i] > f64::NEG_INFINITY;
+        let kept: Vec<usize> = (0..weights.len()).filter(positive).collect();
+        if put != Inputs::Positive || kept.is_empty() {
+            return self.sum(children, weights);
+        }
+        let children: Vec<u32> = kept.iter().map(|i| children[*i]).collect();
+        let weights: Vec<f64> = kept.iter().map(|i| weights[*i]).collect();
+        self.sum(&children, &weights)
+    }
+
+    fn input(&mut self, var: u32, d: &Distribution, put: Inputs, known: &mut HashMap<(u32, u32), u32>) -> u32 {
         let mut indicator = |g: &mut Graph, value: u32| match known.get(&(var, value)) {
             Some(id) => *id,
             None => {
@@ -105,9 +143,9 @@ impl Graph {
             (Distribution::Gaussian { mean, std }, _) => self.push(Node::Gaussian { var, mean: *mean, std: *std }),
             (d, Some(k)) => {
                 let table: Vec<f64> = (0..k).map(|v| d.log_prob(f64::from(v))).collect();
-                if all || k <= FEW {
+                if put != Inputs::Tables || k <= FEW {
                     let children: Vec<u32> = (0..k).map(|value| indicator(self, value)).collect();
-                    return self.sum(&children, &table);
+                    return self.sum_of(&children, &table, put);
                 }
                 let table = [table, vec![f64::NEG_INFINITY]].concat();
                 self.lookup(var, table)
@@ -151,6 +189,16 @@ impl Graph {
             Node::Product { .. } | Node::Sum { .. } => None,
         }
     }
+}
+
+/// The smallest variable below each node.
+pub(super) fn smallest(g: &Graph) -> Vec<u32> {
+    let mut all: Vec<u32> = Vec::with_capacity(g.nodes.len());
+    for n in 0..g.nodes.len() as u32 {
+        let inner = g.children(n).iter().map(|c| all[*c as usize]).min();
+        all.push(g.variable(n).or(inner).unwrap_or(0));
+    }
+    all
 }
 
 /// The log-density of a Gaussian at its mean.

@@ -17,11 +17,14 @@ use super::{
     planner::{Planner, Refusal, View},
 };
 use crate::weights::{Data, Item, Source, encode};
-use graph::Graph;
+use graph::{Graph, Inputs};
 use kiln_ir::{ElemType, Node, circuit::Circuit, scalar::Scalar};
-use kiln_kernels::circuit::{Query, Spec};
+use kiln_kernels::{
+    Access,
+    circuit::{Query, Spec},
+};
 use order::Order;
-use program::Program;
+use program::{Back, Program};
 use range::Range;
 
 pub(super) fn query(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<(), Refusal> {
@@ -31,35 +34,57 @@ pub(super) fn query(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<()
     let cells = Cells {
         x: p.view(g.outer(data.operand(0))),
         mask: data.optional(1).map(|mask| p.view(g.outer(mask))),
+        seed: None,
     };
-    match data.attrs.word("kind").unwrap_or("evidence") {
-        "evidence" => {
-            let output = p.output(g.outs[0]);
-            evidence(p, circuit, &cells, output, data.attrs.word("space") == Some("log"));
-            Ok(())
-        }
-        kind => Err((node, format!("the cpu back end has no kernel for {kind}"))),
+    let kind = data.attrs.word("kind").unwrap_or("evidence");
+    if kind == "evidence" {
+        let output = p.output(g.outs[0]);
+        evidence(p, circuit, &cells, output, data.attrs.word("space") == Some("log"));
+        return Ok(());
     }
+    let graph = Graph::of(circuit, Inputs::Indicators);
+    if !graph.tables.is_empty() {
+        return Err((node, format!("the cpu back end has no {kind} of histograms of real variables")));
+    }
+    let outputs: Vec<View> = g.outs.iter().map(|out| p.output(*out)).collect();
+    let access: Vec<Access> = outputs.iter().map(|o| o.layout.access(o.elem)).collect();
+    let mut cells = cells;
+    let query = match (kind, access.as_slice()) {
+        ("mpe", [states, value]) => Query::Mpe { states: states.clone(), value: value.clone() },
+        ("marginals", [output]) => Query::Marginals { values: i64::from(circuit.max_values()), output: output.clone() },
+        ("expectation", [output]) => Query::Expectation { output: output.clone() },
+        ("sample", [states]) => {
+            let seed = p.view(g.outer(data.operand(2)));
+            cells.seed = Some(seed.clone());
+            Query::Sample { seed: seed.layout.access(seed.elem), states: states.clone() }
+        }
+        _ => return Err((node, format!("the cpu back end has no kernel for {kind}"))),
+    };
+    let back = if kind == "mpe" { Back::Maximum } else { Back::Always };
+    let program = Program::of(&graph, &Order::of(&graph, false), None, back);
+    launch(p, &program, &cells, query, outputs);
+    Ok(())
 }
 
 /// The rows asked about.
 struct Cells {
     x: View,
     mask: Option<View>,
+    seed: Option<View>,
 }
 
 fn evidence(p: &mut Planner<'_>, circuit: &Circuit, cells: &Cells, output: View, log: bool) {
     let access = output.layout.access(output.elem);
     let trees = circuit.deterministic && circuit.is_discrete();
     if trees {
-        let graph = Graph::of(circuit, true);
-        let program = Program::of(&graph, &Order::of(&graph), None, true);
+        let graph = Graph::of(circuit, Inputs::Positive);
+        let program = Program::of(&graph, &Order::of(&graph, false), None, Back::Always);
         launch(p, &program, cells, Query::Complete { output: access.clone() }, vec![output.clone()]);
     }
-    let graph = Graph::of(circuit, false);
-    let order = Order::of(&graph);
+    let graph = Graph::of(circuit, Inputs::Tables);
+    let order = Order::of(&graph, true);
     let range = if log { None } else { Range::of(&graph, &order, output.elem) };
-    let program = Program::of(&graph, &order, range.as_ref(), false);
+    let program = Program::of(&graph, &order, range.as_ref(), Back::Never);
     launch(p, &program, cells, Query::Evidence { output: access, incomplete: trees }, vec![output]);
 }
 
@@ -73,6 +98,7 @@ fn launch(p: &mut Planner<'_>, program: &Program, cells: &Cells, query: Query, o
     };
     let mut inputs = vec![cells.x.clone()];
     inputs.extend(cells.mask.clone());
+    inputs.extend(cells.seed.clone());
     let shape = &program.shape;
     inputs.push(integers(p, ElemType::U32, &program.runs));
     inputs.push(integers(p, shape.index, &program.index));

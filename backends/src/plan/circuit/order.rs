@@ -18,8 +18,9 @@ pub(super) struct Order {
 const DENSE: usize = 4;
 
 impl Order {
-    pub(super) fn of(g: &Graph) -> Order {
-        let block = blocks(g);
+    /// With `dense`, sums that share their children are put together.
+    pub(super) fn of(g: &Graph, dense: bool) -> Order {
+        let block = if dense { blocks(g) } else { vec![None; g.nodes.len()] };
         let fused = fused(g, &block);
         let groups = groups(g);
         let mut keys = keys(g, &fused, &groups);

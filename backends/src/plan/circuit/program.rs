@@ -1,7 +1,7 @@
 //! From a graph to the tables that kernels walk.
 
 use super::{
-    graph::{Graph, Node, peak},
+    graph::{Graph, Node, peak, smallest},
     order::Order,
     range::Range,
     slots::Slots,
@@ -18,10 +18,15 @@ pub(super) struct Program {
     pub number: Vec<f64>,
     pub variables: Vec<u32>,
     pub breaks: Vec<f64>,
-    /// The slot of each node, for those that have one.
-    pub slots: Vec<u32>,
-    /// The runs before they were encoded.
-    pub list: Vec<Run>,
+}
+
+/// Whether a walk goes back down, for which every node keeps a slot of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Back {
+    Never,
+    Always,
+    /// For the largest products: a missing cell has the largest density.
+    Maximum,
 }
 
 /// Consecutive products of at least so many nodes are one run of columns.
@@ -33,6 +38,9 @@ struct Maker<'g> {
     g: &'g Graph,
     order: &'g Order,
     range: Option<&'g Range>,
+    back: Back,
+    /// The smallest variable below each node, if the walk goes back.
+    smallest: Vec<u32>,
     /// Of each node.
     slots: Vec<u32>,
     runs: Vec<Run>,
@@ -41,14 +49,17 @@ struct Maker<'g> {
 }
 
 impl Program {
-    /// In plain numbers under the range's scales, or else in logarithms. With `keep`, no two nodes share a slot.
-    pub(super) fn of(g: &Graph, order: &Order, range: Option<&Range>, keep: bool) -> Program {
+    /// In plain numbers under the range's scales, or else in logarithms.
+    pub(super) fn of(g: &Graph, order: &Order, range: Option<&Range>, back: Back) -> Program {
+        let keep = back != Back::Never;
         let head = match range {
             Some(range) => [range.least.unwrap_or(0.0), range.shift(g.root), 0.0, 0.0],
             None => [0.0; HEAD as usize],
         };
         let slots = vec![0; g.nodes.len()];
-        let mut m = Maker { g, order, range, slots, runs: vec![], index: vec![], number: head.to_vec() };
+        let smallest = if keep { smallest(g) } else { vec![] };
+        let mut m =
+            Maker { g, order, range, back, smallest, slots, runs: vec![], index: vec![], number: head.to_vec() };
         let slots = m.batches(keep);
         let (mut variables, mut breaks) = (vec![], vec![]);
         for (values, of) in g.values.iter().zip(&g.breaks) {
@@ -66,7 +77,8 @@ impl Program {
         kinds.dedup();
         // The commonest is asked for first.
         kinds.sort_by_key(|k| std::cmp::Reverse(m.runs.iter().filter(|r| r.kind == *k).count()));
-        let block = if slots > MANY_SLOTS { 64 } else { 128 } / value.bytes() as i64;
+        let bytes = if keep || slots > MANY_SLOTS { 64 } else { 128 };
+        let block = bytes / value.bytes() as i64;
         let shape = Shape {
             space: if range.is_some() { Space::Linear } else { Space::Log },
             value,
@@ -83,7 +95,7 @@ impl Program {
             checked: range.is_some_and(|r| r.least.is_some()),
         };
         let runs = m.runs.iter().flat_map(Run::encode).collect();
-        Program { shape, runs, index: m.index, number: m.number, variables, breaks, slots: m.slots, list: m.runs }
+        Program { shape, runs, index: m.index, number: m.number, variables, breaks }
     }
 }
 
@@ -95,7 +107,7 @@ fn class(g: &Graph, order: &Order, n: u32) -> (RunKind, u32, u32) {
         Node::Lookup { var, .. } => (RunKind::Lookup, var, 0),
         Node::Gaussian { .. } => (RunKind::Gaussian, 0, 0),
         Node::Product { .. } => (RunKind::Product, fan, 0),
-        Node::Sum { .. } => match order.block[n as usize] {
+        Node::Sum { .. } => match order.block.get(n as usize).copied().flatten() {
             Some(first) => (RunKind::Dense, fan, first),
             None if g.children(n).iter().any(|c| order.fused[*c as usize]) => (RunKind::Pairs, fan, 0),
             None => (RunKind::Sum, fan, 0),
@@ -220,7 +232,8 @@ impl Maker<'_> {
                         let exponent = self.exponent(*n);
                         index.push(var);
                         let top = peak(std) + f64::from(exponent) * LN_2;
-                        number.extend([mean, 0.5 / (std * std), top, self.number(0.0, exponent)]);
+                        let missing = if self.back == Back::Maximum { top } else { self.number(0.0, exponent) };
+                        number.extend([mean, 0.5 / (std * std), top, missing]);
                     }
                 }
             }
@@ -253,6 +266,9 @@ impl Maker<'_> {
             }
             RunKind::Columns | RunKind::Rescale => {}
         }
+        if !self.smallest.is_empty() && matches!(kind, RunKind::Sum | RunKind::Pairs) {
+            index.extend(nodes.iter().map(|n| self.smallest[*n as usize]));
+        }
         self.push(kind, nodes.len(), fan, to, &index, &number);
     }
 
@@ -267,13 +283,11 @@ impl Maker<'_> {
     fn products(&mut self, nodes: &[u32], fan: u32) {
         let g = self.g;
         let factors = |m: &Self, n: u32| -> Vec<u32> { g.children(n).iter().map(|c| m.slots[*c as usize]).collect() };
-        let follows = |m: &Self, a: u32, b: u32| {
-            factors(m, a).iter().zip(factors(m, b)).all(|(a, b)| a + 1 == b)
-        };
+        let follows = |m: &Self, a: u32, b: u32| factors(m, a).iter().zip(factors(m, b)).all(|(a, b)| a + 1 == b);
         let mut single: Vec<u32> = vec![];
         let runs: Vec<Vec<u32>> = nodes.chunk_by(|a, b| follows(self, *a, *b)).map(<[u32]>::to_vec).collect();
         for run in runs {
-            if run.len() < COLUMNS {
+            if run.len() < COLUMNS || self.back != Back::Never {
                 single.extend(run);
                 continue;
             }

@@ -65,9 +65,14 @@ fn bounds(g: &Graph) -> Bounds {
         (b.most[n], b.least[n], b.bits[n]) = match &g.nodes[n] {
             Node::Indicator { .. } => (0.0, 0.0, 0.0),
             Node::Lookup { table, .. } => {
-                let positive = || g.tables[*table as usize].iter().filter(|l| **l > f64::NEG_INFINITY).map(|l| l * LOG2_E);
+                let positive =
+                    || g.tables[*table as usize].iter().filter(|l| **l > f64::NEG_INFINITY).map(|l| l * LOG2_E);
                 // A missing cell is 1.
-                (positive().fold(0.0, f64::max), positive().fold(0.0, f64::min), positive().map(|l| -l * l.exp2()).sum())
+                (
+                    positive().fold(0.0, f64::max),
+                    positive().fold(0.0, f64::min),
+                    positive().map(|l| -l * l.exp2()).sum(),
+                )
             }
             Node::Gaussian { std, .. } => {
                 ((peak(*std) * LOG2_E).max(0.0), f64::NEG_INFINITY, (std * (2.0 * PI * E).sqrt()).log2())
@@ -178,7 +183,8 @@ fn uniform(g: &Graph, order: &Order, b: &Bounds, f: &Format) -> Option<Range> {
             Node::Sum { .. } => {
                 let first = g.children(n as u32)[0] as usize;
                 let batch = order.batch[first];
-                let products = children().all(|c| matches!(g.nodes[c], Node::Product { .. }) && order.batch[c] == batch);
+                let products =
+                    children().all(|c| matches!(g.nodes[c], Node::Product { .. }) && order.batch[c] == batch);
                 let whole = products && size[batch as usize] == g.children(n as u32).len();
                 let least = g.weights(n as u32).iter().fold(0.0, |a: f64, w| a.min(w * LOG2_E));
                 let alike = children().all(|c| passed[c] == passed[first]);

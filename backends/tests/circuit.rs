@@ -1,0 +1,269 @@
+//! Queries of circuits, native against the interpreter: random circuits of every kind of input, rows with missing cells,
+//! blocks cut short, every level of this machine, one thread and several.
+
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part of the shared modules")]
+
+#[path = "conformance/harness.rs"]
+mod harness;
+
+use harness::{Built, Random, build, levels};
+use kiln_backends::plan::PlanOptions;
+use kiln_ir::{ElemType, eval};
+use std::{collections::HashMap, fmt::Write};
+
+/// How a random circuit is made.
+#[derive(Clone, Copy)]
+struct Make {
+    variables: usize,
+    /// Nodes that share a scope.
+    width: usize,
+    /// Whether the sums of a scope share all products of it.
+    dense: bool,
+    real: bool,
+    /// Values of discrete variables.
+    values: usize,
+}
+
+struct Text {
+    body: String,
+    next: usize,
+}
+
+impl Text {
+    fn node(&mut self, what: &str) -> usize {
+        writeln!(self.body, "  n{} = {what}", self.next).unwrap();
+        self.next += 1;
+        self.next - 1
+    }
+}
+
+fn log_weights(random: &mut Random, n: usize) -> Vec<f64> {
+    let raw: Vec<f64> = (0..n).map(|_| 0.02 + random.unit().abs()).collect();
+    let total: f64 = raw.iter().sum();
+    raw.iter().map(|w| (w / total).ln()).collect()
+}
+
+fn list(values: &[f64]) -> String {
+    values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", ")
+}
+
+impl Make {
+    fn leaf(&self, random: &mut Random, var: usize) -> String {
+        if self.real && var % 2 == 0 {
+            return format!("gaussian var={var} mean={:?} std={:?}", random.unit(), 0.5 + random.unit().abs());
+        }
+        match (random.below(4), self.dense) {
+            (0, false) => format!("indicator var={var} value={}", random.below(self.values as u64)),
+            (1, false) => format!("binomial var={var} trials={} log=-0.7", self.values - 1),
+            _ => format!("categorical var={var} log=[{}]", list(&log_weights(random, self.values))),
+        }
+    }
+
+    /// Nodes over the variables `from..to`.
+    fn scope(&self, text: &mut Text, random: &mut Random, from: usize, to: usize) -> Vec<usize> {
+        if to - from == 1 {
+            let leaves: Vec<String> = (0..self.width).map(|_| self.leaf(random, from)).collect();
+            return leaves.iter().map(|leaf| text.node(leaf)).collect();
+        }
+        let middle = from + 1 + random.below((to - from - 1) as u64) as usize;
+        let [left, right] = [(from, middle), (middle, to)].map(|(a, b)| self.scope(text, random, a, b));
+        // Every node is used.
+        let turn = if self.dense { 0 } else { random.below(self.width as u64) as usize };
+        let product = |i: usize| format!("product n{}, n{}", left[i], right[(i + turn) % self.width]);
+        let products: Vec<usize> = (0..self.width).map(|i| text.node(&product(i))).collect();
+        (0..self.width)
+            .map(|i| {
+                let count = if self.dense { self.width } else { 1 + random.below(self.width as u64) as usize };
+                let weights = log_weights(random, count);
+                let first = if self.dense { 0 } else { i };
+                let term = |i: usize| format!("n{} log={:?}", products[(first + i) % self.width], weights[i]);
+                let terms: Vec<String> = (0..count).map(term).collect();
+                text.node(&format!("sum {}", terms.join(", ")))
+            })
+            .collect()
+    }
+
+    fn circuit(&self, seed: u64) -> String {
+        let mut random = Random::new(seed);
+        let mut text = Text { body: String::new(), next: 0 };
+        let tops = self.scope(&mut text, &mut random, 0, self.variables);
+        let weights = log_weights(&mut random, tops.len());
+        let terms: Vec<String> = tops.iter().zip(weights).map(|(n, w)| format!("n{n} log={w:?}")).collect();
+        text.node(&format!("sum {}", terms.join(", ")));
+        let domain = |v: usize| if self.real && v % 2 == 0 { "real".into() } else { self.values.to_string() };
+        let domains: Vec<String> = (0..self.variables).map(domain).collect();
+        format!("circuit @c vars=[{}] {{\n{}}}", domains.join(","), text.body)
+    }
+}
+
+fn module(circuit: &str, variables: usize, x: &str, elem: &str, kind: &str, results: &str) -> String {
+    let seed = if kind == "sample" { ", %s: i64[B]" } else { "" };
+    let operand = if kind == "sample" { " seed=%s" } else { "" };
+    let types: Vec<&str> = results.split(';').collect();
+    let named: Vec<String> = types.iter().enumerate().map(|(i, t)| format!("r{i}: {t}")).collect();
+    let values: Vec<String> = (0..types.len()).map(|i| format!("%{i}")).collect();
+    let (values, types) = (values.join(", "), types.join(", "));
+    format!(
+        "module @m stage=legal {{\ndim B = 1..4096\n{circuit}\nentry @f(%x: {x}[B,{variables}]{seed}) -> ({}) {{\n  \
+         {values} = circuit.query %x{operand} circuit=@c kind={kind} elem={elem} : {types}\n  return {values}\n}}\n}}",
+        named.join(", ")
+    )
+}
+
+fn rows(random: &mut Random, make: &Make, elem: ElemType, count: usize, missing: u64) -> eval::Tensor {
+    let cell = |random: &mut Random, v: usize| {
+        if random.below(10) < missing {
+            f64::NAN
+        } else if make.real && v % 2 == 0 {
+            random.unit() * 2.0
+        } else {
+            random.below(make.values as u64) as f64
+        }
+    };
+    let cells = (0..count * make.variables).map(|i| cell(random, i % make.variables)).collect();
+    eval::Tensor::floats(elem, [count, make.variables], cells)
+}
+
+fn check(built: &Built, make: &Make, elem: ElemType, count: usize, missing: u64, tolerance: f64) {
+    let mut random = Random::new(count as u64 + 3);
+    let x = rows(&mut random, make, elem, count, missing);
+    let mut inputs = HashMap::from([("x".to_string(), x)]);
+    if built.module.regions[built.module.entry("f").unwrap().body].args.len() > 1 {
+        let seeds = (0..count as i64).map(|i| i * 77 - 5).collect();
+        inputs.insert("s".into(), eval::Tensor::ints(ElemType::I64, [count], seeds));
+    }
+    let expected = eval::run(&built.module, "f", &inputs, &eval::no_weights).unwrap();
+    for level in levels() {
+        let first = built.run("f", level, 1, &inputs).unwrap();
+        assert_eq!(first, built.run("f", level, 3, &inputs).unwrap(), "{}: threads", level.name());
+        for ((name, expected), bytes) in expected.iter().zip(&first) {
+            let found = eval::Tensor::from_bytes(expected.elem, expected.shape.clone(), bytes).unwrap();
+            let error = found.relative_error(expected);
+            assert!(error <= tolerance, "{} {name} of {count} rows: {error:e}", level.name());
+        }
+        // A row alone gives what it gives among others.
+        let single: HashMap<String, eval::Tensor> = inputs
+            .iter()
+            .map(|(name, t)| {
+                let size = t.to_bytes().len() / count;
+                let shape = [&[1][..], &t.shape[1..]].concat();
+                (name.clone(), eval::Tensor::from_bytes(t.elem, shape, &t.to_bytes()[..size]).unwrap())
+            })
+            .collect();
+        let alone = built.run("f", level, 1, &single).unwrap();
+        for (alone, all) in alone.iter().zip(&first) {
+            assert_eq!(alone[..], all[..all.len() / count], "{}: a row alone", level.name());
+        }
+    }
+}
+
+const SPARSE: Make = Make { variables: 7, width: 5, dense: false, real: false, values: 3 };
+const BINARY: Make = Make { values: 2, ..SPARSE };
+const MIXED: Make = Make { real: true, ..SPARSE };
+const DENSE: Make = Make { variables: 9, width: 16, dense: true, real: false, values: 17 };
+
+#[test]
+fn evidence() {
+    for (make, elem, tolerance) in [
+        (SPARSE, ElemType::F64, 1e-12),
+        (BINARY, ElemType::F32, 2e-6),
+        (MIXED, ElemType::F64, 1e-12),
+        (DENSE, ElemType::F32, 2e-6),
+        (DENSE, ElemType::F64, 1e-12),
+    ] {
+        let name = elem.name();
+        let circuit = make.circuit(5);
+        let built = build(
+            &module(&circuit, make.variables, name, name, "evidence", &format!("{name}[B]")),
+            &PlanOptions::default(),
+        );
+        for (count, missing) in [(1, 0), (5, 3), (16, 0), (33, 5), (70, 1)] {
+            check(&built, &make, elem, count, missing, tolerance);
+        }
+    }
+}
+
+#[test]
+fn rows_out_of_range_of_plain_numbers() {
+    // Far from every mean, the densities vanish in f32 and in f64.
+    let mut text = String::from("circuit @c vars=[real,real] {\n");
+    text.push_str("  n0 = gaussian var=0 mean=0.0 std=1.0\n  n1 = gaussian var=1 mean=0.0 std=1.0\n");
+    text.push_str("  n2 = gaussian var=0 mean=3.0 std=1.0\n  n3 = product n0, n1\n  n4 = product n2, n1\n");
+    text.push_str("  n5 = sum n3 log=-0.5, n4 log=-0.9327521295671886\n}");
+    for name in ["f32", "f64"] {
+        let elem = ElemType::from_name(name).unwrap();
+        let text = module(&text, 2, name, name, "evidence", &format!("{name}[B]"));
+        let built = build(&text, &PlanOptions::default());
+        let cells = vec![0.0, 0.0, 20.0, -20.0, 1000.0, 3.0, f64::NAN, 80.0, 1.0, 2.0];
+        let inputs = HashMap::from([("x".to_string(), eval::Tensor::floats(elem, [5, 2], cells))]);
+        let expected = eval::run(&built.module, "f", &inputs, &eval::no_weights).unwrap();
+        for level in levels() {
+            let found = built.run("f", level, 1, &inputs).unwrap();
+            let found = eval::Tensor::from_bytes(elem, [5], &found[0]).unwrap();
+            let error = found.relative_error(&expected[0].1);
+            assert!(error < if name == "f32" { 1e-6 } else { 1e-13 }, "{}: {error:e}", level.name());
+        }
+    }
+}
+
+/// A deterministic circuit: a decision on each variable in turn.
+fn deterministic(variables: usize) -> String {
+    let mut random = Random::new(9);
+    let mut text = Text { body: String::new(), next: 0 };
+    let mut below: Vec<usize> = vec![];
+    for var in (0..variables).rev() {
+        let [no, yes] = [0, 1].map(|value| text.node(&format!("indicator var={var} value={value}")));
+        let nodes = if var == 0 { 1 } else { 2 };
+        below = (0..nodes)
+            .map(|i| {
+                let parts: Vec<usize> = match below.as_slice() {
+                    [] => vec![no, yes],
+                    below => {
+                        let pick = |k: usize| below[(i + k) % below.len()];
+                        let pairs = [(no, pick(0)), (yes, pick(1))];
+                        pairs.iter().map(|(a, b)| text.node(&format!("product n{a}, n{b}"))).collect()
+                    }
+                };
+                let w = log_weights(&mut random, 2);
+                text.node(&format!("sum n{} log={:?}, n{} log={:?}", parts[0], w[0], parts[1], w[1]))
+            })
+            .collect();
+    }
+    let domains = vec!["2"; variables].join(",");
+    format!("circuit @c vars=[{domains}] deterministic {{\n{}}}", text.body)
+}
+
+#[test]
+fn complete_rows_of_deterministic_circuits() {
+    let make = Make { variables: 12, width: 0, dense: false, real: false, values: 2 };
+    for (name, tolerance) in [("f64", 1e-13), ("f32", 2e-6)] {
+        let elem = ElemType::from_name(name).unwrap();
+        let text = module(&deterministic(12), 12, name, name, "evidence", &format!("{name}[B]"));
+        let built = build(&text, &PlanOptions::default());
+        for (count, missing) in [(1, 0), (9, 0), (64, 0), (65, 1), (300, 0), (600, 1)] {
+            check(&built, &make, elem, count, missing, tolerance);
+        }
+    }
+}
+
+#[test]
+fn completions_and_draws() {
+    for make in [SPARSE, BINARY, MIXED] {
+        let circuit = make.circuit(8);
+        let row = format!("f64[B,{}]", make.variables);
+        for (kind, results) in [("mpe", format!("{row};f64[B]")), ("sample", row.clone()), ("expectation", row.clone())]
+        {
+            let text = module(&circuit, make.variables, "f64", "f64", kind, &results);
+            check(&build(&text, &PlanOptions::default()), &make, ElemType::F64, 40, 5, 1e-11);
+        }
+    }
+}
+
+#[test]
+fn marginals() {
+    for make in [SPARSE, BINARY] {
+        let results = format!("f64[B,{},{}]", make.variables, make.values);
+        let text = module(&make.circuit(3), make.variables, "f64", "f64", "marginals", &results);
+        check(&build(&text, &PlanOptions::default()), &make, ElemType::F64, 30, 4, 1e-11);
+    }
+}

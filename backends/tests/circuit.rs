@@ -49,7 +49,7 @@ fn list(values: &[f64]) -> String {
 
 impl Make {
     fn leaf(&self, random: &mut Random, var: usize) -> String {
-        if self.real && var % 2 == 0 {
+        if self.real && var.is_multiple_of(2) {
             return format!(
                 "gaussian var={var} mean={:?} std={:?}",
                 f64::from(random.float()),
@@ -94,7 +94,7 @@ impl Make {
         let weights = log_weights(&mut random, tops.len());
         let terms: Vec<String> = tops.iter().zip(weights).map(|(n, w)| format!("n{n} log={w:?}")).collect();
         text.node(&format!("sum {}", terms.join(", ")));
-        let domain = |v: usize| if self.real && v % 2 == 0 { "real".into() } else { self.values.to_string() };
+        let domain = |v: usize| if self.real && v.is_multiple_of(2) { "real".into() } else { self.values.to_string() };
         let domains: Vec<String> = (0..self.variables).map(domain).collect();
         format!("circuit @c vars=[{}] {{\n{}}}", domains.join(","), text.body)
     }
@@ -118,7 +118,7 @@ fn rows(random: &mut Random, make: &Make, elem: ElemType, count: usize, missing:
     let cell = |random: &mut Random, v: usize| {
         if random.below(10) < missing {
             f64::NAN
-        } else if make.real && v % 2 == 0 {
+        } else if make.real && v.is_multiple_of(2) {
             f64::from(random.float()) * 2.0
         } else {
             random.below(make.values) as f64

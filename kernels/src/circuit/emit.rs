@@ -89,8 +89,17 @@ pub(super) fn evidence<'k>(spec: &Spec, kernel: &Kernel<'k>, cpu: &'static Cpu, 
                 walk.up();
                 store(walk.slot(shape.root.into()) + walk.head(1));
             };
-            let nothing = |()| vec![];
-            k.if_else(flag(kernel, places.good, i), || nothing(result()), || nothing(again()));
+            k.if_else(
+                flag(kernel, places.good, i),
+                || {
+                    result();
+                    vec![]
+                },
+                || {
+                    again();
+                    vec![]
+                },
+            );
         };
         k.if_(wanted, || {
             k.for_(

@@ -37,15 +37,20 @@ pub fn section(circuit: &Circuit) -> Section {
     })
 }
 
-/// The bytes for the section of a module's circuit, and what a user should know of it; None if there is no circuit.
+/// The section for a module's circuit; None if it has none.
+pub fn of_module(module: &Module) -> Option<Section> {
+    let mut circuits = module.circuits.values();
+    Some(match (circuits.next()?, circuits.next()) {
+        (circuit, None) => section(circuit),
+        _ => Err("the model has several".to_owned()),
+    })
+}
+
+/// The bytes of that section, and what a user should know of it.
 ///
 /// They are made of the module as imported, so that streams outlive a change of the passes.
 pub fn encode(module: &Module) -> Option<(Vec<u8>, Option<String>)> {
-    let mut circuits = module.circuits.values();
-    let section = match (circuits.next()?, circuits.next()) {
-        (circuit, None) => section(circuit),
-        _ => Err("the model has several".to_owned()),
-    };
+    let section = of_module(module)?;
     let refused = |reason: String| encode_section(&Err(reason)).unwrap_or_default();
     Some((encode_section(&section).unwrap_or_else(refused), note(&section)))
 }

@@ -13,6 +13,7 @@ mod output;
 mod progress;
 
 mod check;
+mod coding;
 mod compare;
 mod compile;
 mod doctor;
@@ -55,8 +56,8 @@ pub(crate) fn main() -> ExitCode {
         Verb::Compile(args) => compile::run(args),
         Verb::Run(args) => artifact::verb(|out| kiln_runtime::cli::run(&args, out)),
         Verb::Bench(args) => artifact::verb(|out| kiln_runtime::cli::bench(&args, out)),
-        Verb::Encode(args) => artifact::verb(|out| kiln_runtime::cli::encode(&args, out)),
-        Verb::Decode(args) => artifact::verb(|out| kiln_runtime::cli::decode(&args, out)),
+        Verb::Encode(args) => coding::encode(&args),
+        Verb::Decode(args) => coding::decode(&args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Opt(args) => opt::run(args),
         Verb::Eval(args) => eval::run(args),

@@ -659,3 +659,34 @@ fn a_reader_that_leaves_is_no_error() {
         Done::of(child.wait_with_output().unwrap()).well();
     }
 }
+
+/// With the model file for the artifact: the two code alike, as `coding.rs` shows.
+#[test]
+fn rows_are_coded_and_come_back() {
+    const CIRCUIT: &str = "examples/models/digits-hclt/digits-hclt-16.jpc.gz";
+    const ROWS: &str = "examples/models/digits-hclt/test-rows.csv.gz";
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (coded, again, other) = (path("rows.bin"), path("again.csv.gz"), path("other.npz"));
+    let facts = kiln(["encode", CIRCUIT, ROWS, "-o", &coded, "--json"]).well().json();
+    assert_eq!((&facts["rows"], &facts["variables"], &facts["raw_bytes"]), (&360.into(), &64.into(), &23040.into()));
+    let (bytes, ideal) = (facts["bytes"].as_f64().unwrap(), facts["ideal_bits"].as_f64().unwrap());
+    assert!((46574.0..46575.0).contains(&ideal) && 8.0 * bytes < ideal + 64.0 + 8.0 * 88.0, "{facts}");
+    assert_eq!(fs::metadata(&coded).unwrap().len(), bytes as u64);
+    kiln(["decode", CIRCUIT, &coded, "-o", &again]).well();
+    kiln(["encode", CIRCUIT, &again, "-o", &path("again.bin")]).well();
+    assert_eq!(fs::read(path("again.bin")).unwrap(), fs::read(&coded).unwrap());
+
+    fs::write(path("cut.bin"), &fs::read(&coded).unwrap()[..5000]).unwrap();
+    kiln(["decode", CIRCUIT, &path("cut.bin"), "-o", &other])
+        .exits(1)
+        .says(&["error[E0316]", "cut.bin: the stream is cut"]);
+    fs::write(path("bad.csv"), "17".to_owned() + &",0".repeat(63)).unwrap();
+    let bad = kiln(["encode", CIRCUIT, &path("bad.csv"), "-o", &other]).exits(1);
+    bad.says(&["error[E0310]", "line 1: column 1: the value 17 is outside of the circuit's 0..17"]);
+    kiln(["encode", VIT, ROWS, "-o", &other]).exits(1);
+    let model = path("plain.kir");
+    fs::write(&model, "module @none stage=imported {\n}\n").unwrap();
+    kiln(["encode", &model, ROWS, "-o", &other]).exits(1).says(&["error[E0315]", "the model is no circuit"]);
+    assert!(!Path::new(&other).exists());
+}

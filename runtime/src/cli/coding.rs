@@ -15,7 +15,7 @@ use std::time::Instant;
 /// Compress rows with the probabilities of a circuit
 #[derive(clap::Args, Clone, Debug)]
 pub struct EncodeArgs {
-    /// The artifact of a circuit
+    /// The artifact of a circuit; `kiln` also takes the circuit's model file
     #[arg(value_name = "ART")]
     pub artifact: PathBuf,
     /// Rows of integers, a column for each variable: .npy, .npz or .safetensors (array x, or the only one), .csv, .csv.gz
@@ -34,7 +34,7 @@ pub struct EncodeArgs {
 /// Give rows back that `encode` compressed with the same circuit
 #[derive(clap::Args, Clone, Debug)]
 pub struct DecodeArgs {
-    /// The artifact of the circuit
+    /// The artifact of the circuit; `kiln` also takes the circuit's model file
     #[arg(value_name = "ART")]
     pub artifact: PathBuf,
     /// What `encode` wrote
@@ -52,14 +52,18 @@ pub struct DecodeArgs {
 
 /// Encodes a file of rows. A failure leaves what was at the output's path.
 pub fn encode(args: &EncodeArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let codec = open(&args.artifact, &args.open)?;
-    let mut rows = Reader::open(&args.data, &codec)?;
+    encode_with(&open_codec(&args.artifact, &args.open)?, args, out)
+}
+
+/// The same with a codec that is at hand.
+pub fn encode_with(codec: &Codec, args: &EncodeArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let mut rows = Reader::open(&args.data, codec)?;
     let blame = |e: Error| match e {
         Error::Codec(CodecError::Write(_)) => at(&args.output, e),
         e => at(&args.data, e),
     };
     let (file, destination) = Destination::create(&args.output).map_err(|e| CliError::file(&args.output, e))?;
-    let mut encoder = Encoder::new(&codec, rows.elem(), BufWriter::new(file)).map_err(blame)?;
+    let mut encoder = Encoder::new(codec, rows.elem(), BufWriter::new(file)).map_err(blame)?;
     let mut seconds = 0.0;
     while let Some(rows) = rows.next()? {
         let start = Instant::now();
@@ -70,25 +74,29 @@ pub fn encode(args: &EncodeArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let (_, summary) = encoder.finish().map_err(blame)?;
     seconds += start.elapsed().as_secs_f64();
     destination.commit().map_err(|e| CliError::file(&args.output, e))?;
-    let mut facts = facts(&codec, &summary, rows.elem(), seconds, &args.output);
+    let mut facts = facts(codec, &summary, rows.elem(), seconds, &args.output);
     facts["ideal_bits"] = summary.ideal_bits.into();
     facts["ideal_bits_per_row"] = per_row(summary.ideal_bits, &summary);
-    let (raw, bytes) = (raw_bytes(&codec, &summary, rows.elem()), summary.bytes);
+    let (raw, bytes) = (raw_bytes(codec, &summary, rows.elem()), summary.bytes);
     let percent = if raw == 0 { 100.0 } else { 100.0 * bytes as f64 / raw as f64 };
     let each = |bits: f64| if summary.rows == 0 { 0.0 } else { bits / summary.rows as f64 };
     let (found, ideal) = (each(8.0 * summary.message_bytes as f64), each(summary.ideal_bits));
     writeln!(out, "{} rows: {raw} bytes to {bytes} ({percent:.2} %)", summary.rows)?;
     writeln!(out, "bits a row: {found:.4} in the message, {ideal:.4} by the circuit")?;
-    report(&codec, &facts, args.json, out)
+    report(codec, &facts, args.json, out)
 }
 
 /// Decodes a file that `encode` wrote. A failure leaves what was at the output's path.
 pub fn decode(args: &DecodeArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let codec = open(&args.artifact, &args.open)?;
+    decode_with(&open_codec(&args.artifact, &args.open)?, args, out)
+}
+
+/// The same with a codec that is at hand.
+pub fn decode_with(codec: &Codec, args: &DecodeArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let target = Target::of(&args.output)?;
     let file = File::open(&args.input).map_err(|e| CliError::file(&args.input, e))?;
     let mut input = BufReader::new(file);
-    let mut decoder = Decoder::new(&codec, &mut input).map_err(|e| at(&args.input, e))?;
+    let mut decoder = Decoder::new(codec, &mut input).map_err(|e| at(&args.input, e))?;
     let (elem, mut seconds) = (decoder.elem(), 0.0);
     let mut summary = decoder.summary();
     target.write(&args.output, elem, codec.variables(), || {
@@ -101,13 +109,14 @@ pub fn decode(args: &DecodeArgs, out: &mut dyn Write) -> Result<(), CliError> {
         }
         Ok(rows)
     })?;
-    let facts = facts(&codec, &summary, elem, seconds, &args.output);
-    let raw = raw_bytes(&codec, &summary, elem);
+    let facts = facts(codec, &summary, elem, seconds, &args.output);
+    let raw = raw_bytes(codec, &summary, elem);
     writeln!(out, "{} rows of {}: {} bytes to {raw}", summary.rows, elem, summary.bytes)?;
-    report(&codec, &facts, args.json, out)
+    report(codec, &facts, args.json, out)
 }
 
-fn open(path: &Path, open: &OpenArgs) -> Result<Codec, CliError> {
+/// The codec of an artifact.
+pub fn open_codec(path: &Path, open: &OpenArgs) -> Result<Codec, CliError> {
     Codec::new(&open.open(path)?).map_err(|e| at(path, e))
 }
 

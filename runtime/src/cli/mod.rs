@@ -19,7 +19,7 @@ mod trace;
 mod values;
 
 pub use bench::{BenchArgs, bench};
-pub use coding::{DecodeArgs, EncodeArgs, decode, encode};
+pub use coding::{DecodeArgs, EncodeArgs, decode, decode_with, encode, encode_with, open_codec};
 pub use inspect::{InspectArgs, inspect};
 pub use record::{pack_record, unpack_record};
 pub use run::{RunArgs, run};

@@ -1,6 +1,5 @@
 //! What can go wrong between rows and a coded stream.
 
-use crate::artifact::hex;
 use std::io;
 
 /// Why rows were not encoded, or a stream not decoded.
@@ -19,8 +18,9 @@ pub enum CodecError {
     #[error("the stream has format version {found}, this runtime reads version {supported}")]
     Version { found: u16, supported: u16 },
 
-    #[error("the stream was coded with the circuit {}, this artifact holds {}", hex(.stream), hex(.artifact))]
-    OtherCircuit { stream: [u8; 32], artifact: [u8; 32] },
+    /// Their hashes, in hexadecimal digits.
+    #[error("the stream was coded with the circuit {stream}, this artifact holds {artifact}")]
+    OtherCircuit { stream: String, artifact: String },
 
     #[error("the stream is cut: it ends in {place}")]
     Truncated { place: String },
@@ -35,7 +35,7 @@ pub enum CodecError {
     Rows(String),
 
     #[error("row {row}, variable {variable}: the value {value} is outside of the circuit's 0..{values}")]
-    Value { row: u64, variable: u32, value: i128, values: u32 },
+    Value { row: u64, variable: u32, value: String, values: u32 },
 
     #[error(
         "row {row}, variable {variable}: given the variables coded before it, the circuit gives the value {value} \

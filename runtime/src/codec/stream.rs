@@ -19,6 +19,7 @@ use super::group::{Content, Misfit, Worker};
 use super::rans::{self, Interval};
 use super::sparse::LANES;
 use super::{Codec, Model};
+use crate::artifact::hex;
 use crate::error::Result;
 use crate::format::ElemType;
 use crate::{Tensor, TensorView};
@@ -105,9 +106,11 @@ impl<W: Write> Encoder<W> {
         for bytes in rows.bytes().chunks_exact(self.elem.size() * variables) {
             for (variable, bytes) in bytes.chunks_exact(self.elem.size()).enumerate() {
                 let (value, values) = (integer(self.elem, bytes), self.model.alphabets[variable].values() as u32);
-                let known = u32::try_from(value).ok().filter(|v| *v < values);
-                let (row, variable) = (self.summary.rows, variable as u32);
-                self.group.push(known.ok_or(CodecError::Value { row, variable, value, values })?);
+                let Some(known) = u32::try_from(value).ok().filter(|v| *v < values) else {
+                    let (row, variable, value) = (self.summary.rows, variable as u32, value.to_string());
+                    return Err(CodecError::Value { row, variable, value, values }.into());
+                };
+                self.group.push(known);
             }
             self.summary.rows += 1;
             if self.group.len() == LANES * variables {
@@ -213,10 +216,9 @@ impl<R: Read> Decoder<R> {
         if version != VERSION {
             return Err(CodecError::Version { found: version, supported: VERSION }.into());
         }
-        let mut stream = [0; 32];
-        stream.copy_from_slice(&found[16..]);
-        if stream != codec.hash() {
-            return Err(CodecError::OtherCircuit { stream, artifact: codec.hash() }.into());
+        if found[16..] != codec.hash() {
+            let (stream, artifact) = (hex(&found[16..]), hex(&codec.hash()));
+            return Err(CodecError::OtherCircuit { stream, artifact }.into());
         }
         let elem = ElemType::try_from(found[10]).ok().filter(|e| is_integer(*e));
         let elem = elem.ok_or_else(|| CodecError::corrupt("the header", format!("the element type {}", found[10])))?;

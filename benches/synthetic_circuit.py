@@ -54,13 +54,19 @@ def tree(w, first, last, width, node):
     return node(left, right)
 
 
+def shuffled(nodes, count):
+    """Each node about equally often."""
+    out = [nodes[i % len(nodes)] for i in range(count)]
+    random.shuffle(out)
+    return out
+
+
 def sparse(w, edges, variables):
     # Each sum has four terms and each product two factors: twelve edges.
     width = max(1, round(edges / (12 * (variables - 1))))
 
     def node(left, right):
-        pairs = [(random.choice(left), random.choice(right)) for _ in range(4 * width)]
-        products = [w.product(pair) for pair in pairs]
+        products = [w.product(pair) for pair in zip(shuffled(left, 4 * width), shuffled(right, 4 * width))]
         return [w.sum(products[4 * i:4 * i + 4]) for i in range(width)]
 
     w.sum(tree(w, 0, variables, width, node))
@@ -88,12 +94,12 @@ def decisions(w, edges, variables):
     below = None
     for var in reversed(range(variables)):
         no, yes = w.literals(var)
+        count = min(width, 2**var)
         if below is None:
-            below = [w.sum((no, yes)) for _ in range(width)]
+            below = [w.sum((no, yes)) for _ in range(count)]
             continue
-        count = 1 if var == 0 else width
-        parts = [(w.product((no, random.choice(below))), w.product((yes, random.choice(below)))) for _ in range(count)]
-        below = [w.sum(pair) for pair in parts]
+        ways = shuffled(below, 2 * count)
+        below = [w.sum((w.product((no, ways[2 * i])), w.product((yes, ways[2 * i + 1])))) for i in range(count)]
 
 
 def main():

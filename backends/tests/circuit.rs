@@ -49,6 +49,14 @@ fn list(values: &[f64]) -> String {
 
 impl Make {
     fn leaf(&self, random: &mut Random, var: usize) -> String {
+        if self.real && var.is_multiple_of(4) {
+            let p = log_weights(random, 3);
+            let start = f64::from(random.float());
+            // Its mass is 1.
+            let breaks = [start, start + 0.25, start + 0.75, start + 2.75];
+            let density: Vec<f64> = p.iter().zip(breaks.windows(2)).map(|(p, b)| p - (b[1] - b[0]).ln()).collect();
+            return format!("histogram var={var} breaks=[{}] log=[{}]", list(&breaks), list(&density));
+        }
         if self.real && var.is_multiple_of(2) {
             return format!(
                 "gaussian var={var} mean={:?} std={:?}",
@@ -100,16 +108,43 @@ impl Make {
     }
 }
 
+/// Two inputs of each kind whose mass is not 1, and a bin alone.
+const UNEVEN: &str = "circuit @c vars=[real,3,2] {
+  n0 = histogram var=0 breaks=[-1.0, 0.5, 2.0, 3.5] log=[-1.5, -0.4, -0.4]
+  n1 = histogram var=0 breaks=[1.0, 4.0] log=[-0.9]
+  n2 = categorical var=1 log=[-1.0, -1.0, -0.5]
+  n3 = histogram var=1 breaks=[0.0, 1.0, 3.0] log=[-2.0, -0.5]
+  n4 = categorical var=2 log=[-0.2, -0.9]
+  n5 = categorical var=2 log=[-1.0, -1.0]
+  n6 = product n0, n2, n4
+  n7 = product n1, n3, n5
+  n8 = product n0, n3, n5
+  n9 = sum n6 log=-1.1, n7 log=-0.9, n8 log=-1.3
+}";
+
 fn module(circuit: &str, variables: usize, x: &str, elem: &str, kind: &str, results: &str) -> String {
-    let seed = if kind == "sample" { ", %s: i64[B]" } else { "" };
-    let operand = if kind == "sample" { " seed=%s" } else { "" };
+    asking(circuit, variables, x, false, elem, kind, results)
+}
+
+/// A module that asks a circuit, with a mask or without.
+fn asking(circuit: &str, variables: usize, x: &str, mask: bool, elem: &str, kind: &str, results: &str) -> String {
+    let mut inputs = format!("%x: {x}[B,{variables}]");
+    let mut operands = String::new();
+    if mask {
+        write!(inputs, ", %m: i1[B,{variables}]").unwrap();
+        operands += " mask=%m";
+    }
+    if kind == "sample" {
+        inputs += ", %s: i64[B]";
+        operands += " seed=%s";
+    }
     let types: Vec<&str> = results.split(';').collect();
     let named: Vec<String> = types.iter().enumerate().map(|(i, t)| format!("r{i}: {t}")).collect();
     let values: Vec<String> = (0..types.len()).map(|i| format!("%{i}")).collect();
     let (values, types) = (values.join(", "), types.join(", "));
     format!(
-        "module @m stage=legal {{\ndim B = 1..4096\n{circuit}\nentry @f(%x: {x}[B,{variables}]{seed}) -> ({}) {{\n  \
-         {values} = circuit.query %x{operand} circuit=@c kind={kind} elem={elem} : {types}\n  return {values}\n}}\n}}",
+        "module @m stage=legal {{\ndim B = 1..4096\n{circuit}\nentry @f({inputs}) -> ({}) {{\n  \
+         {values} = circuit.query %x{operands} circuit=@c kind={kind} elem={elem} : {types}\n  return {values}\n}}\n}}",
         named.join(", ")
     )
 }
@@ -124,8 +159,12 @@ fn rows(random: &mut Random, make: &Make, elem: ElemType, count: usize, missing:
             random.below(make.values) as f64
         }
     };
-    let cells = (0..count * make.variables).map(|i| cell(random, i % make.variables)).collect();
-    eval::Tensor::floats(elem, [count, make.variables], cells)
+    let cells: Vec<f64> = (0..count * make.variables).map(|i| cell(random, i % make.variables)).collect();
+    if elem.is_float() {
+        return eval::Tensor::floats(elem, [count, make.variables], cells);
+    }
+    let cells = cells.iter().map(|x| *x as i64).collect();
+    eval::Tensor::ints(elem, [count, make.variables], cells)
 }
 
 /// Marginals of impossible rows are NaN on both sides, which counts as equal; NaN on one side stays.
@@ -141,9 +180,22 @@ fn check(built: &Built, make: &Make, elem: ElemType, count: usize, missing: usiz
     let mut random = Random(count as u64 + 3);
     let x = rows(&mut random, make, elem, count, missing);
     let mut inputs = HashMap::from([("x".to_string(), x)]);
-    if built.module.regions[built.module.entry("f").unwrap().body].args.len() > 1 {
-        let seeds = (0..count as i64).map(|i| i * 77 - 5).collect();
-        inputs.insert("s".into(), eval::Tensor::ints(ElemType::I64, [count], seeds));
+    for (name, ty) in built.module.regions[built.module.entry("f").unwrap().body]
+        .args
+        .iter()
+        .map(|a| (built.module.name_of(*a), built.module.ty(*a)))
+    {
+        match name.as_str() {
+            "s" => {
+                let seeds = (0..count as i64).map(|i| i * 77 - 5).collect();
+                inputs.insert(name, eval::Tensor::ints(ElemType::I64, [count], seeds));
+            }
+            "m" => {
+                let given = (0..count * make.variables).map(|_| i64::from(random.below(3) > 0)).collect();
+                inputs.insert(name, eval::Tensor::ints(ty.elem, [count, make.variables], given));
+            }
+            _ => {}
+        }
     }
     let expected = eval::run(&built.module, "f", &inputs, &eval::no_weights).unwrap();
     for level in levels() {
@@ -258,6 +310,52 @@ fn complete_rows_of_deterministic_circuits() {
             check(&built, &make, elem, count, missing, tolerance);
         }
     }
+}
+
+const ROWS_OF_UNEVEN: Make = Make { variables: 3, width: 0, dense: false, real: true, values: 2 };
+
+#[test]
+fn inputs_whose_mass_is_not_one() {
+    let row = "f64[B,3]";
+    for (kind, results) in [
+        ("evidence", "f64[B]".to_string()),
+        ("mpe", format!("{row};f64[B]")),
+        ("sample", row.into()),
+        ("expectation", row.into()),
+    ] {
+        let text = module(UNEVEN, 3, "f64", "f64", kind, &results);
+        check(&build(&text, &PlanOptions::default()), &ROWS_OF_UNEVEN, ElemType::F64, 60, 5, 1e-13);
+    }
+    let discrete = UNEVEN.replace("vars=[real,", "vars=[5,").replace("[-1.0, 0.5, 2.0, 3.5]", "[0.0, 1.0, 2.0, 4.0]");
+    let text = module(&discrete, 3, "f64", "f64", "marginals", "f64[B,3,5]");
+    let make = Make { real: false, ..ROWS_OF_UNEVEN };
+    check(&build(&text, &PlanOptions::default()), &make, ElemType::F64, 60, 5, 1e-13);
+}
+
+#[test]
+fn masks_and_integers() {
+    let circuit = BINARY.circuit(4);
+    let row = |elem: &str| format!("{elem}[B,{}]", BINARY.variables);
+    let of = |x: &str, mask: bool, kind: &str, results: &str| {
+        let text = asking(&circuit, BINARY.variables, x, mask, "f64", kind, results);
+        let missing = if mask { 0 } else { 4 };
+        check(&build(&text, &PlanOptions::default()), &BINARY, ElemType::from_name(x).unwrap(), 37, missing, 1e-11);
+    };
+    for x in ["f64", "u8", "i64", "i16"] {
+        of(x, true, "evidence", "f64[B]");
+    }
+    of("u16", false, "evidence", "f64[B]");
+    for x in ["f32", "i32", "u64"] {
+        of(x, true, "mpe", &format!("{};f64[B]", row(x)));
+        of(x, true, "sample", &row(x));
+    }
+    of("u32", true, "expectation", &row("f64"));
+    of("i8", true, "marginals", &format!("f64[B,{},2]", BINARY.variables));
+    // A decision on each variable, whose complete rows have a way of their own.
+    let text = asking(&deterministic(12), 12, "u8", true, "f64", "evidence", "f64[B]");
+    let make = Make { variables: 12, ..BINARY };
+    let built = build(&text, &PlanOptions::default());
+    [1, 64, 130].into_iter().for_each(|count| check(&built, &make, ElemType::U8, count, 0, 1e-12));
 }
 
 #[test]

@@ -38,6 +38,18 @@ impl<'k> Walk<'_, 'k> {
         });
     }
 
+    pub(super) fn intervals(&self, run: &Fields<'k>) {
+        self.k.for_(0, run.count, 1, |i| {
+            let var = self.index(run.index + i);
+            let number = |n: i64| self.number_at(run.number + i * 4 + n);
+            let [low, high] = [0, 1].map(|n| self.wide(self.numbers(number(n), 1)));
+            let x = self.load_rows(self.cell_at(var), self.elem);
+            let inside = x.cmp(Cmp::Ge, low) & x.cmp(Cmp::Lt, high);
+            let missing = self.wide(self.values(number(3), 1));
+            self.set_slot(run.to + i, x.is_nan().select(missing, inside.select(self.one(), self.zero())));
+        });
+    }
+
     /// Rows of a table, turned so that each entry goes to its slot.
     pub(super) fn lookup(&self, run: &Fields<'k>) {
         let k = self.k;

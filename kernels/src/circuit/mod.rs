@@ -30,7 +30,7 @@ pub enum Query {
     /// inputs are indicators, its numbers logarithms, and no two of its nodes share a slot.
     Complete { output: Access },
     /// The rows completed to the most probable ones, of the type of `x`, and their log-values. This and the following
-    /// want numbers in logarithms, no shared slots and inputs that are indicators or Gaussians; behind the positions of a
+    /// want numbers in logarithms, no shared slots and inputs without a table; behind the positions of a
     /// run of sums or pairs stands the smallest variable below each of them.
     Mpe { states: Access, value: Access },
     /// The rows completed by draws, of the type of `x`; `seed` is i64.

@@ -68,6 +68,7 @@ impl<'k> Walk<'_, 'k> {
                 RunKind::Indicator => self.indicators(&run),
                 RunKind::Lookup => self.lookup(&run),
                 RunKind::Gaussian => self.gaussians(&run),
+                RunKind::Interval => self.intervals(&run),
                 RunKind::Product => self.each(&run, 1, |index, _, fan| self.product(index, fan)),
                 RunKind::Sum => self.each(&run, 1, |index, number, fan| {
                     let term = |i: Ix<'k>| (self.slot(self.index(index + i)), self.weight(number + i));

@@ -1,5 +1,5 @@
 //! Queries of one row at a time that go upwards in logarithms and then back down: the most probable completion, draws,
-//! marginals and expectations. No two nodes share a slot, and inputs are indicators and Gaussians.
+//! marginals and expectations. No two nodes share a slot, and inputs have no tables.
 
 use super::{
     Query, Spec,
@@ -142,7 +142,13 @@ impl<'k> Trace<'_, 'k> {
                 let chosen = match seed {
                     None => self.largest(run.fan, &term).0,
                     Some(seed) => {
-                        let draw = || vec![self.draw(run.fan, &term, self.uniform(seed, var)).v(k)];
+                        let draw = || {
+                            let (chosen, rest) = self.draw(run.fan, &term, self.uniform(seed, var));
+                            if shape.has(RunKind::Interval) {
+                                self.rest(var).store(rest);
+                            }
+                            vec![chosen.v(k)]
+                        };
                         k.if_else(run.fan.eq(1), || vec![k.int(Ty::I64, 0)], draw)[0].into()
                     }
                 };
@@ -166,8 +172,25 @@ impl<'k> Trace<'_, 'k> {
                     },
                 );
             }
+            // What the draw of the interval left says where inside.
+            RunKind::Interval => {
+                let var = walk.index(run.index + i);
+                let [low, span] = self.interval(run, i);
+                let share = if seed.is_some() { self.rest(var).load(F64) } else { low.like(0.5) };
+                give(var, share.fma(span, low));
+            }
             _ => {}
         });
+    }
+
+    /// The lowest value of an interval, and what draws add to it at most.
+    fn interval(&self, run: &Fields<'k>, i: Ix<'k>) -> [V<'k>; 2] {
+        [0, 2].map(|n| self.walk.numbers(self.walk.number_at(run.number + i * 4 + n), 1))
+    }
+
+    /// How far into its term the last draw for a variable came, from 0 to 1.
+    fn rest(&self, var: Ix<'k>) -> Ptr<'k> {
+        self.per_variable().offset(Elem::F64, Ix::Const(self.walk.spec.shape.variables) + var)
     }
 
     /// The first of the largest terms, and its value.
@@ -181,8 +204,9 @@ impl<'k> Trace<'_, 'k> {
         (best[0].into(), best[1])
     }
 
-    /// The first term at which the running sum exceeds `u` of the whole, or else the last positive one.
-    fn draw(&self, fan: Ix<'k>, term: &dyn Fn(Ix<'k>) -> V<'k>, u: V<'k>) -> Ix<'k> {
+    /// The first term at which the running sum exceeds `u` of the whole, or else the last positive one, and how far into
+    /// it that is, from 0 to 1.
+    fn draw(&self, fan: Ix<'k>, term: &dyn Fn(Ix<'k>) -> V<'k>, u: V<'k>) -> (Ix<'k>, V<'k>) {
         let k = self.k;
         let (_, top) = self.largest(fan, term);
         let base = top.cmp(Cmp::Gt, top.like(ZERO)).select(top, top.like(0.0));
@@ -190,16 +214,17 @@ impl<'k> Trace<'_, 'k> {
         let zero = k.float(F64, 0.0);
         let total = k.for_carry(0, fan, 1, &[zero], |j, sum| vec![sum[0] + share(j)])[0];
         let target = u * total;
-        let start = [zero, k.int(Ty::I64, 0), k.int(Ty::I1, 0)];
+        let start = [zero, k.int(Ty::I64, 0), k.int(Ty::I1, 0), zero];
         let found = k.for_carry(0, fan, 1, &start, |j, carried| {
             let weight = share(j);
             let sum = carried[0] + weight;
             let positive = weight.cmp(Cmp::Gt, zero);
             let takes = positive & (carried[2] ^ k.int(Ty::I1, 1));
             let passes = positive & sum.cmp(Cmp::Gt, target);
-            vec![sum, takes.select(j.v(k), carried[1]), carried[2] | passes]
+            let rest = ((target - carried[0]) / weight).min_or(weight.like(1.0)).max_or(zero);
+            vec![sum, takes.select(j.v(k), carried[1]), carried[2] | passes, takes.select(rest, carried[3])]
         });
-        found[1].into()
+        (found[1].into(), found[3])
     }
 
     /// The next draw for a variable: SplitMix64 of the seed and a counter, in steps of 2^-53.
@@ -281,16 +306,22 @@ impl<'k> Trace<'_, 'k> {
         });
     }
 
-    /// Calls `body` with variable, value and derivative of every input.
-    fn inputs(&self, body: &dyn Fn(Ix<'k>, V<'k>, V<'k>)) {
+    /// Calls `body` with variable, value, derivative and value if missing of every input.
+    fn inputs(&self, body: &dyn Fn(Ix<'k>, V<'k>, V<'k>, V<'k>)) {
         let (k, walk) = (self.k, self.walk);
         self.nodes(ZERO, &|kind, run, i, own| match kind {
             RunKind::Indicator => {
                 let [var, value] = [0, 1].map(|n| walk.index(run.index + i * 2 + n));
-                body(var, value.v(k).int_to_float(Elem::F64, false), own);
+                body(var, value.v(k).int_to_float(Elem::F64, false), own, own.like(0.0));
             }
             RunKind::Gaussian => {
-                body(walk.index(run.index + i), walk.numbers(walk.number_at(run.number + i * 4), 1), own);
+                let mean = walk.numbers(walk.number_at(run.number + i * 4), 1);
+                body(walk.index(run.index + i), mean, own, own.like(0.0));
+            }
+            RunKind::Interval => {
+                let [low, span] = self.interval(run, i);
+                let missing = walk.numbers(walk.number_at(run.number + i * 4 + 3), 1);
+                body(walk.index(run.index + i), span.fma(span.like(0.5), low), own, missing);
             }
             _ => {}
         });
@@ -302,9 +333,9 @@ impl<'k> Trace<'_, 'k> {
             self.per_variable().offset(Elem::F64, Ix::Const(variables) + var * values + value)
         };
         self.fill(of(0.into(), 0.into()), (variables * values).into(), k.float(F64, ZERO));
-        self.inputs(&|var, value, own| {
-            let value = value.float_to_int(Elem::I64).into();
-            of(var, value).store(own);
+        self.inputs(&|var, value, own, _| {
+            let to = of(var, value.float_to_int(Elem::I64).into());
+            to.store(self.log_add(to.load(F64), own));
         });
         k.for_(0, variables, 1, |var| {
             let (_, top) = self.largest(values.into(), &|value| of(var, value).load(F64));
@@ -327,9 +358,10 @@ impl<'k> Trace<'_, 'k> {
             of(var, 0).store(k.float(F64, ZERO));
             [1, 2].into_iter().for_each(|n| of(var, n).store(zero));
         });
-        self.inputs(&|var, _, own| of(var, 0).store(own.max_or(of(var, 0).load(F64))));
-        self.inputs(&|var, value, own| {
-            let share = functions::exp(own - of(var, 0).load(F64));
+        let top = |var: Ix<'k>| of(var, 0).load(F64);
+        self.inputs(&|var, _, own, missing| of(var, 0).store((own + missing).max_or(top(var))));
+        self.inputs(&|var, value, own, missing| {
+            let share = functions::exp(own + missing - top(var));
             of(var, 1).store(share.fma(value, of(var, 1).load(F64)));
             of(var, 2).store(of(var, 2).load(F64) + share);
         });

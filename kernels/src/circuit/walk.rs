@@ -3,7 +3,7 @@
 use super::{
     Spec,
     emit::{Scratch, scratch},
-    table::{Space, VARIABLE_FIELDS},
+    table::{RunKind, Space, VARIABLE_FIELDS},
 };
 use crate::{
     abi::Kernel,
@@ -198,7 +198,7 @@ impl<'s, 'k> Walk<'s, 'k> {
                 missing = missing | self.column(mask, &mask_starts, var).cmp(Cmp::Eq, k.int(self.ty(Elem::I1), 0));
             }
             self.store_rows(self.code_at(var), self.code(x, missing, var));
-            if self.spec.shape.has(super::table::RunKind::Gaussian) {
+            if self.spec.shape.has(RunKind::Gaussian) || self.spec.shape.has(RunKind::Interval) {
                 let value = x.float_to(self.elem);
                 self.store_rows(self.cell_at(var), missing.select(value.like(f64::NAN), value));
             }

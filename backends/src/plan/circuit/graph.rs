@@ -21,6 +21,14 @@ pub(super) enum Node {
         mean: f64,
         std: f64,
     },
+    /// 1 for cells within `low..high`, of an input that has tables elsewhere: a value of a discrete variable, or a bin.
+    Interval {
+        var: u32,
+        low: f64,
+        high: f64,
+        /// The logarithm of its share of a missing cell, so that the input then is 1.
+        missing: f64,
+    },
     Product {
         first: u32,
         count: u32,
@@ -49,7 +57,7 @@ pub(super) struct Graph {
 pub(super) enum Inputs {
     /// Small ones as sums over indicators, others as tables.
     Tables,
-    /// As sums over indicators.
+    /// As sums over indicators or intervals.
     Indicators,
     /// As sums over indicators; terms that are nothing are left out everywhere.
     Positive,
@@ -57,6 +65,8 @@ pub(super) enum Inputs {
 
 /// The largest domain whose distributions are sums over indicators, where that is a choice.
 const FEW: u32 = 2;
+/// How far from 0 the logarithm of the sum of probabilities may be for it to count as none.
+const MASS: f64 = 1e-14;
 
 impl Graph {
     pub(super) fn of(c: &Circuit, put: Inputs) -> Graph {
@@ -143,12 +153,23 @@ impl Graph {
             (Distribution::Gaussian { mean, std }, _) => self.push(Node::Gaussian { var, mean: *mean, std: *std }),
             (d, Some(k)) => {
                 let table: Vec<f64> = (0..k).map(|v| d.log_prob(f64::from(v))).collect();
-                if put != Inputs::Tables || k <= FEW {
+                let mass = log_sum(&table);
+                if mass.abs() > MASS && put == Inputs::Indicators {
+                    let bin = |value: u32| (f64::from(value), f64::from(value) + 1.0, -mass);
+                    return self.intervals(var, (0..k).map(bin), &table);
+                }
+                if put != Inputs::Tables || k <= FEW && mass.abs() <= MASS {
                     let children: Vec<u32> = (0..k).map(|value| indicator(self, value)).collect();
                     return self.sum_of(&children, &table, put);
                 }
                 let table = [table, vec![f64::NEG_INFINITY]].concat();
                 self.lookup(var, table)
+            }
+            (Distribution::Histogram { breaks, log_density }, None) if put == Inputs::Indicators => {
+                let bins = || breaks.windows(2).map(|b| (b[0], b[1]));
+                let masses: Vec<f64> = bins().zip(log_density).map(|((a, b), d)| d + (b - a).ln()).collect();
+                let mass = log_sum(&masses);
+                self.intervals(var, bins().map(|(a, b)| (a, b, (b - a).ln() - mass)), log_density)
             }
             (d, None) => {
                 let breaks = &self.breaks[var as usize];
@@ -158,6 +179,18 @@ impl Graph {
                 self.lookup(var, table)
             }
         }
+    }
+
+    /// A sum over intervals: from where, to where, and its share of a missing cell.
+    fn intervals(&mut self, var: u32, bins: impl Iterator<Item = (f64, f64, f64)>, weights: &[f64]) -> u32 {
+        let mut children: Vec<u32> =
+            bins.map(|(low, high, missing)| self.push(Node::Interval { var, low, high, missing })).collect();
+        if let [only] = children[..] {
+            // A sum of one term draws nothing, but a place within it is drawn.
+            children.push(only);
+            return self.sum(&children, &[weights[0], f64::NEG_INFINITY]);
+        }
+        self.sum(&children, weights)
     }
 
     fn lookup(&mut self, var: u32, table: Vec<f64>) -> u32 {
@@ -170,7 +203,7 @@ impl Graph {
             Node::Product { first, count } | Node::Sum { first, count, .. } => {
                 &self.children[first as usize..][..count as usize]
             }
-            Node::Indicator { .. } | Node::Lookup { .. } | Node::Gaussian { .. } => &[],
+            Node::Indicator { .. } | Node::Lookup { .. } | Node::Gaussian { .. } | Node::Interval { .. } => &[],
         }
     }
 
@@ -185,7 +218,10 @@ impl Graph {
     /// The variable of an input.
     pub(super) fn variable(&self, n: u32) -> Option<u32> {
         match self.nodes[n as usize] {
-            Node::Indicator { var, .. } | Node::Lookup { var, .. } | Node::Gaussian { var, .. } => Some(var),
+            Node::Indicator { var, .. }
+            | Node::Lookup { var, .. }
+            | Node::Gaussian { var, .. }
+            | Node::Interval { var, .. } => Some(var),
             Node::Product { .. } | Node::Sum { .. } => None,
         }
     }
@@ -199,6 +235,11 @@ pub(super) fn smallest(g: &Graph) -> Vec<u32> {
         all.push(g.variable(n).or(inner).unwrap_or(0));
     }
     all
+}
+
+fn log_sum(logs: &[f64]) -> f64 {
+    let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if top == f64::NEG_INFINITY { top } else { top + logs.iter().map(|l| (l - top).exp()).sum::<f64>().ln() }
 }
 
 /// The log-density of a Gaussian at its mean.

@@ -43,9 +43,6 @@ pub(super) fn query(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<()
         return Ok(());
     }
     let graph = Graph::of(circuit, Inputs::Indicators);
-    if !graph.tables.is_empty() {
-        return Err((node, format!("the cpu back end has no {kind} of histograms of real variables")));
-    }
     let outputs: Vec<View> = g.outs.iter().map(|out| p.output(*out)).collect();
     let access: Vec<Access> = outputs.iter().map(|o| o.layout.access(o.elem)).collect();
     let mut cells = cells;

@@ -106,6 +106,7 @@ fn class(g: &Graph, order: &Order, n: u32) -> (RunKind, u32, u32) {
         Node::Indicator { .. } => (RunKind::Indicator, 0, 0),
         Node::Lookup { var, .. } => (RunKind::Lookup, var, 0),
         Node::Gaussian { .. } => (RunKind::Gaussian, 0, 0),
+        Node::Interval { .. } => (RunKind::Interval, 0, 0),
         Node::Product { .. } => (RunKind::Product, fan, 0),
         Node::Sum { .. } => match order.block.get(n as usize).copied().flatten() {
             Some(first) => (RunKind::Dense, fan, first),
@@ -234,6 +235,16 @@ impl Maker<'_> {
                         let top = peak(std) + f64::from(exponent) * LN_2;
                         let missing = if self.back == Back::Maximum { top } else { self.number(0.0, exponent) };
                         number.extend([mean, 0.5 / (std * std), top, missing]);
+                    }
+                }
+            }
+            RunKind::Interval => {
+                for n in nodes {
+                    if let Node::Interval { var, low, high, missing } = g.nodes[*n as usize] {
+                        let span = if g.values[var as usize].is_some() { 0.0 } else { high - low };
+                        let missing = if self.back == Back::Maximum { 0.0 } else { missing };
+                        index.push(var);
+                        number.extend([low, high, span, self.number(missing, self.exponent(*n))]);
                     }
                 }
             }

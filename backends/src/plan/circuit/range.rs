@@ -64,6 +64,7 @@ fn bounds(g: &Graph) -> Bounds {
         let children = || g.children(n as u32).iter().map(|c| *c as usize);
         (b.most[n], b.least[n], b.bits[n]) = match &g.nodes[n] {
             Node::Indicator { .. } => (0.0, 0.0, 0.0),
+            Node::Interval { missing, .. } => (missing.max(0.0) * LOG2_E, missing.min(0.0) * LOG2_E, 0.0),
             Node::Lookup { table, .. } => {
                 let positive =
                     || g.tables[*table as usize].iter().filter(|l| **l > f64::NEG_INFINITY).map(|l| l * LOG2_E);
@@ -200,7 +201,7 @@ fn uniform(g: &Graph, order: &Order, b: &Bounds, f: &Format) -> Option<Range> {
                 part[n] = b.least[n];
                 0
             }
-            Node::Indicator { .. } | Node::Gaussian { .. } => return None,
+            Node::Indicator { .. } | Node::Gaussian { .. } | Node::Interval { .. } => return None,
         };
         if matches!(g.nodes[n], Node::Lookup { .. }) && b.least[n] < SMALLEST || b.most[n].abs() > 1e-3 {
             return None;

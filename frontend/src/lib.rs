@@ -38,16 +38,6 @@ pub struct Loaded {
     pub notes: Vec<String>,
 }
 
-/// What [`check`] finds.
-#[derive(Debug)]
-pub struct CheckReport {
-    /// Absent when no known format was recognised.
-    pub format: Option<Format>,
-    /// Everything that is wrong with the model's files.
-    pub errors: Vec<ImportError>,
-    pub notes: Vec<String>,
-}
-
 /// Reads the model at `path`: a Hugging Face directory, a pointer network, a probabilistic circuit or a `.kir` text graph.
 ///
 /// # Errors
@@ -58,15 +48,6 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, ImportErrors> 
     match loaded {
         Some(loaded) if errors.is_empty() => Ok(loaded),
         _ => Err(errors.finish()),
-    }
-}
-
-/// What [`load`] says of the model at `path`, with its kind, which may be known all the same.
-pub fn check(path: &Path, options: &LoadOptions) -> CheckReport {
-    let format = options.format.or_else(|| detect(path).ok());
-    match load(path, options) {
-        Ok(loaded) => CheckReport { format, errors: vec![], notes: loaded.notes },
-        Err(errors) => CheckReport { format, errors: errors.list, notes: vec![] },
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the front end writes for tiny models, as text.
 
 use super::support::Model;
-use kiln_frontend::{DimSpec, Format, LoadOptions, check, detect, load};
+use kiln_frontend::{DimSpec, Format, LoadOptions, detect, load};
 use std::path::{Path, PathBuf};
 
 fn golden(name: &str) -> PathBuf {
@@ -111,8 +111,8 @@ fn what_is_not_supported_yet_is_named() {
     let refused = |name: &str, bytes: &[u8]| {
         let file = dir.path().join(name);
         std::fs::write(&file, bytes).unwrap();
-        let report = check(&file, &LoadOptions::default());
-        (report.format, report.errors[0].to_string())
+        let errors = load(&file, &LoadOptions::default()).unwrap_err();
+        (detect(&file).ok(), errors.list[0].to_string())
     };
     let onnx = refused("m", b"\x08\x0a\x12\x07pytorch\x3a\x02");
     assert_eq!(onnx.0, Some(Format::Onnx));
@@ -132,15 +132,8 @@ fn what_is_not_supported_yet_is_named() {
     let config = refused("config.json", br#"{"_class_name": "UNet2DModel"}"#);
     assert_eq!(config.0, None);
     assert_eq!(detect(dir.path()), Ok(Format::Diffusers));
-    let missing = check(&dir.path().join("nothing"), &LoadOptions::default());
-    assert!(missing.errors[0].to_string().contains("No such file"), "{:?}", missing.errors);
-}
-
-/// What the loader would refuse is listed, whatever else is wrong.
-#[test]
-fn check_lists_everything_at_once() {
-    let report = check(&golden("bert"), &LoadOptions::default());
-    assert_eq!((report.format, report.errors.len(), report.notes.len()), (Some(Format::HuggingFace), 0, 1));
+    let missing = load(&dir.path().join("nothing"), &LoadOptions::default()).unwrap_err();
+    assert!(missing.list[0].to_string().contains("No such file"), "{missing}");
 }
 
 #[test]

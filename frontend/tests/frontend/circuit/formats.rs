@@ -1,7 +1,7 @@
 //! Small circuits in every format, against values worked by hand or by enumeration.
 
 use super::{circuit, errors, file, loaded, rows};
-use kiln_frontend::{Format, LoadOptions, check, detect, load};
+use kiln_frontend::{Format, LoadOptions, detect, load};
 use kiln_ir::{
     Circuit, ElemType,
     circuit::{Distribution, Domain, Kind},
@@ -350,9 +350,9 @@ fn entries_answer_as_the_circuit_does() {
 #[test]
 fn a_report_says_what_the_circuit_is() {
     let (_dir, path) = file("small.jpc", JPC);
-    let report = check(&path, &LoadOptions::default());
-    assert_eq!((report.format, report.errors.len()), (Some(Format::Circuit), 0));
-    let all = report.notes.join("\n");
+    assert_eq!(detect(&path), Ok(Format::Circuit));
+    let found = loaded(&path);
+    let all = found.notes.join("\n");
     assert_eq!(
         all,
         "left out: 1 node that the root does not reach\nno vtree beside the circuit\n2 variables, 4 inputs, 2 products, \
@@ -360,7 +360,7 @@ fn a_report_says_what_the_circuit_is() {
          gives a good row, not always the best: node 7, line 10: (node 4, line 7) and (node 6, line 9) may be positive at \
          once"
     );
-    let facts = loaded(&path).module.metadata;
+    let facts = found.module.metadata;
     let fact = |key: &str| facts[&format!("circuit.{key}")].as_str();
     assert_eq!((fact("smooth"), fact("structured"), fact("deterministic")), ("yes", "unknown", "unknown"));
 }

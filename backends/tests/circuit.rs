@@ -3,12 +3,19 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part of the shared modules")]
 
+#[path = "harness/mod.rs"]
+mod emulated;
 #[path = "conformance/harness.rs"]
 mod harness;
+mod support;
 
 use harness::{Built, Random, build, levels};
-use kiln_backends::plan::PlanOptions;
+use kiln_backends::{
+    plan::{Buffer, PlanOptions, Step, plan},
+    weights::{Params, Reader},
+};
 use kiln_ir::{ElemType, eval};
+use kiln_kernels::{KernelSpec, cpu::CpuLevel};
 use std::{collections::HashMap, fmt::Write};
 
 /// How a random circuit is made.
@@ -378,4 +385,78 @@ fn marginals() {
         let text = module(&make.circuit(3), make.variables, "f64", "f64", "marginals", &results);
         check(&build(&text, &PlanOptions::default()), &make, ElemType::F64, 30, 4, 1e-11);
     }
+}
+
+/// Every kernel of a query at every level, one launch after the other, with memory that ends at forbidden pages; for
+/// aarch64 in an emulator, where there is one, and as code otherwise.
+fn launch_by_launch(text: &str, make: &Make, count: usize, missing: usize, tolerance: f64) {
+    let m = kiln_ir::parse(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let plan = plan(kiln_ir::verify(&m).unwrap(), &PlanOptions::default()).unwrap();
+    let params = Params::new(&m, &|_, _| None, &|_| {}).unwrap();
+    let reader = Reader::new(&m, &plan.weights, &params).unwrap();
+    let mut random = Random(count as u64);
+    let elem = m.ty(m.regions[m.entries[0].body].args[0]).elem;
+    let mut inputs = vec![rows(&mut random, make, elem, count, missing)];
+    if m.regions[m.entries[0].body].args.len() > 1 {
+        inputs.push(eval::Tensor::ints(ElemType::I64, [count], (0..count as i64).collect()));
+    }
+    let named = ["x", "s"].iter().map(ToString::to_string).zip(inputs.iter().cloned()).collect();
+    let expected = eval::run(&m, "f", &named, &eval::no_weights).unwrap();
+    let sizes = [("B", count as i64)];
+    for level in [CpuLevel::Aarch64, CpuLevel::X86V2] {
+        let runs = emulated::levels().contains(&level);
+        let mut outputs: Vec<Vec<u8>> = expected.iter().map(|(_, t)| vec![0xee; t.to_bytes().len()]).collect();
+        for step in &plan.entries[0].blocks[0] {
+            let Step::Launch(launch) = step else { panic!("a step that is no launch") };
+            let KernelSpec::Circuit(spec) = &plan.kernels[launch.kernel] else { panic!("a kernel of another family") };
+            let kernel = emulated::Compiled::new(spec.clone(), level);
+            if !runs {
+                continue;
+            }
+            let (mut read, mut written) = (vec![], vec![]);
+            for arg in &launch.args {
+                match arg.buffer {
+                    Buffer::Input(n) => read.push(inputs[n as usize].to_bytes()),
+                    Buffer::Weight(item) => {
+                        let mut bytes = vec![];
+                        reader.write(&plan.weights.items()[item.0 as usize], &mut bytes).unwrap();
+                        read.push(bytes);
+                    }
+                    Buffer::Output(n) => written.push(n as usize),
+                    Buffer::Temporary(_) => panic!("a circuit needs no temporary"),
+                }
+            }
+            let before: Vec<Vec<u8>> = written.iter().map(|n| outputs[*n].clone()).collect();
+            let (status, after) = kernel.run(&sizes, &read, &before);
+            assert_eq!(status, 0);
+            written.iter().zip(after).for_each(|(n, bytes)| outputs[*n] = bytes);
+        }
+        if !runs {
+            continue;
+        }
+        for ((name, expected), bytes) in expected.iter().zip(&outputs) {
+            let found = eval::Tensor::from_bytes(expected.elem, expected.shape.clone(), bytes).unwrap();
+            let (found, expected) = without_nan(found, expected.clone());
+            let error = found.relative_error(&expected);
+            assert!(error <= tolerance, "{} {name} of {count} rows: {error:e}", level.name());
+        }
+    }
+}
+
+#[test]
+fn other_levels() {
+    for (make, elem, tolerance) in [(DENSE, "f32", 2e-6), (MIXED, "f64", 1e-12)] {
+        let row = format!("{elem}[B]");
+        let text = module(&make.circuit(5), make.variables, elem, elem, "evidence", &row);
+        launch_by_launch(&text, &make, 21, 3, tolerance);
+    }
+    let make = Make { variables: 12, ..BINARY };
+    launch_by_launch(&module(&deterministic(12), 12, "f64", "f64", "evidence", "f64[B]"), &make, 70, 1, 1e-13);
+    let row = format!("f64[B,{}]", MIXED.variables);
+    for (kind, results) in [("mpe", format!("{row};f64[B]")), ("sample", row.clone()), ("expectation", row)] {
+        let text = module(&MIXED.circuit(8), MIXED.variables, "f64", "f64", kind, &results);
+        launch_by_launch(&text, &MIXED, 9, 5, 1e-11);
+    }
+    let text = module(&SPARSE.circuit(3), SPARSE.variables, "f64", "f64", "marginals", "f64[B,7,3]");
+    launch_by_launch(&text, &SPARSE, 9, 4, 1e-11);
 }

@@ -35,6 +35,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [_, artifact, rows, picture] = &args[..] else {
         return Err("usage: complete_digit ARTIFACT ROWS.csv.gz OUT.png".into());
     };
+    complete(artifact, rows, picture)
+}
+
+/// Packs the rows and draws the first digits with their completions.
+///
+/// # Errors
+/// An artifact of another circuit, rows of another width, files that cannot be read or written.
+pub(crate) fn complete(artifact: &str, rows: &str, picture: &str) -> Result<(), Box<dyn Error>> {
     let artifact = Artifact::open(artifact)?;
     let rows = read(rows)?;
     pack(&artifact, &rows)?;

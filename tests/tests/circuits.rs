@@ -3,6 +3,10 @@
 //!
 //! The models are not part of the tree: they lie in `../shared`, and without them the tests say that they skip.
 
+#[allow(dead_code, reason = "its `main` is the example's own")]
+#[path = "../../examples/complete_digit.rs"]
+mod complete_digit;
+
 use flate2::read::MultiGzDecoder;
 use kiln_frontend::LoadOptions;
 use kiln_ir::ElemType;
@@ -485,4 +489,48 @@ fn nothing_vanishes_in_f32() {
     assert!(c.ones(&hidden).iter().all(|p| (0.0..=1.0).contains(p)));
     assert!(c.expectation(&hidden).iter().all(|p| (0.0..=1.0).contains(p)));
     assert!(c.mpe(&hidden).1.iter().all(|v| v.is_finite()));
+}
+
+/// The example: what is given stays, what is missing is filled in, and the rows come back from their stream.
+#[test]
+fn digits_are_completed_and_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let model = root().join("examples/models/digits-hclt/digits-hclt-16.jpc.gz");
+    let rows = root().join("examples/models/digits-hclt/test-rows.csv.gz");
+    let options = kiln::Options { targets: vec!["cpu:native".into()], ..Default::default() };
+    kiln::compile(&model, &options, path("digits.kiln").as_ref()).unwrap();
+    complete_digit::complete(&path("digits.kiln"), rows.to_str().unwrap(), &path("out.png")).unwrap();
+
+    let mut reader =
+        png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path("out.png")).unwrap())).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    // Sixteen digits of 8 by 8 pixels, each 6 by 6, in six strips with gaps of 6.
+    assert_eq!((info.width, info.height, info.color_type), (16 * 54 + 6, 6 * 54 + 6, png::ColorType::Rgb));
+    let pixel = |strip: usize, digit: usize, at: usize| -> [u8; 3] {
+        let (y, x) = (strip * 54 + 6 + at / 8 * 6 + 3, digit * 54 + 6 + at % 8 * 6 + 3);
+        let at = (y * info.width as usize + x) * 3;
+        pixels[at..at + 3].try_into().unwrap()
+    };
+    let is_grey = |c: [u8; 3]| c[0] == c[1] && c[1] == c[2];
+    let digits = table(&rows);
+    let mut differ = [0; 6];
+    for (digit, at) in (0..16).flat_map(|digit| (0..64).map(move |at| (digit, at))) {
+        let ink = (255.0 * (1.0 - digits[digit][at] / 16.0)).round() as u8;
+        assert_eq!(pixel(0, digit, at), [ink; 3]);
+        for strip in 1..6 {
+            let found = pixel(strip, digit, at);
+            match (at < 32, strip) {
+                (true, _) => assert_eq!(found, [ink; 3]),
+                (false, 1) => assert!(!is_grey(found)),
+                (false, _) => {
+                    assert!(is_grey(found));
+                    differ[strip] += usize::from(found != pixel(2, digit, at));
+                }
+            }
+        }
+    }
+    // Draws are neither the best completion nor each other.
+    assert!(differ[3..].iter().all(|n| *n > 50) && differ[3] != differ[4], "{differ:?}");
 }

@@ -64,14 +64,14 @@ def main():
         errors = []
         with tempfile.TemporaryDirectory() as work:
             work = pathlib.Path(work)
-            for elem, dtype in (("f64", np.float64), ("f32", np.float32)):
+            for options, dtype in ((), np.float64), (("--weights", "f32"), np.float32):
                 artifact = work / "a.kiln"
-                command = [a.bin / "kiln", "compile", model, "-o", artifact, "--target", "cpu:native", "--weights", elem]
+                command = [a.bin / "kiln", "compile", model, "-o", artifact, "--target", "cpu:native", *options]
                 subprocess.run([str(c) for c in command], check=True, capture_output=True)
                 for rows, reference in zip((x, hidden), expected):
                     found = ask(a.bin / "kiln", work, artifact, rows.astype(dtype))
                     finite = np.isfinite(reference)
-                    assert (np.isfinite(found) == finite).all(), f"{name} {elem}: what is impossible differs"
+                    assert (np.isfinite(found) == finite).all(), f"{name} {dtype.__name__}: what is impossible differs"
                     errors.append(np.max(np.abs(found - reference)[finite] / np.maximum(np.abs(reference[finite]), 1e-3)))
         cells = [name, len(x), f"{expected[0].min():.2f}", *(f"{e:.1e}" for e in errors)]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)

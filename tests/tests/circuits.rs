@@ -519,14 +519,14 @@ fn digits_are_completed_and_drawn() {
     for (digit, at) in (0..16).flat_map(|digit| (0..64).map(move |at| (digit, at))) {
         let ink = (255.0 * (1.0 - digits[digit][at] / 16.0)).round() as u8;
         assert_eq!(pixel(0, digit, at), [ink; 3]);
-        for strip in 1..6 {
+        for (strip, differ) in differ.iter_mut().enumerate().skip(1) {
             let found = pixel(strip, digit, at);
             match (at < 32, strip) {
                 (true, _) => assert_eq!(found, [ink; 3]),
                 (false, 1) => assert!(!is_grey(found)),
                 (false, _) => {
                     assert!(is_grey(found));
-                    differ[strip] += usize::from(found != pixel(2, digit, at));
+                    *differ += usize::from(found != pixel(2, digit, at));
                 }
             }
         }

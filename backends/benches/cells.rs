@@ -34,7 +34,7 @@ fn cell(lstm: bool, rows: i64, hidden: i64) -> KernelSpec {
         false => Cell::Gru { bias: Some(Access::new(F32, 0, [1])) },
     };
     let gx = Access::new(F32, 0, [cell.gates() * hidden, 1]);
-    Spec { cell, rows: rows.into(), hidden, weight: F32, gx, h: state(), output: state() }.into()
+    Spec { cell, rows: rows.into(), hidden, weight: F32, starts: false, gx, h: state(), output: state() }.into()
 }
 
 fn product(m: i64, n: i64, k: i64) -> KernelSpec {

@@ -191,6 +191,7 @@ fn lstm(b: &Dim) -> KernelSpec {
         rows: b.clone(),
         hidden: HIDDEN,
         weight: F32,
+        starts: false,
         gx: Access::new(F32, 0, [4 * HIDDEN, 1]),
         h: state(),
         output: state(),

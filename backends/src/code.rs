@@ -1,8 +1,8 @@
-//! Code: every kernel once for each level. Those of a CPU are linked to one shared object, those of a GPU are one PTX
+//! Code: every kernel once for each level, and once what several call. Those of a CPU are linked to one shared object, those of a GPU are one PTX
 //! module.
 
 use crate::llvm::{Compiler, Stage, ToolError, link};
-use kiln_kernels::{KernelSpec, Level, cpu::CpuLevel};
+use kiln_kernels::{KernelSpec, Level, abi, cpu::CpuLevel};
 use std::sync::{
     Mutex, PoisonError,
     atomic::{AtomicUsize, Ordering},
@@ -30,8 +30,9 @@ pub fn compile(
     let levels: Vec<Level> = levels.iter().map(|level| (*level).into()).collect();
     let stage = |level| if matches!(level, Level::Cpu(_)) { Stage::Obj } else { Stage::Ptx };
     let parts = emit(kernels, &levels, stage, threads)?;
-    let joined = levels.iter().enumerate().map(|(i, level)| {
-        let parts: Vec<&[u8]> = parts[i * kernels.len()..][..kernels.len()].iter().map(Vec::as_slice).collect();
+    let joined = levels.iter().map(|level| {
+        let parts: Vec<&[u8]> =
+            parts.iter().filter(|(unit, _)| unit.level == *level).map(|(_, bytes)| bytes.as_slice()).collect();
         let bytes = match level {
             Level::Cpu(level) => link(*level, &parts)?,
             Level::Cuda(_) => join(&parts),
@@ -99,22 +100,51 @@ pub fn emit_named(
     threads: usize,
 ) -> Result<Vec<(String, Vec<u8>)>, Vec<ToolError>> {
     let levels: Vec<Level> = levels.iter().copied().filter(|level| stage.serves(*level)).collect();
-    let names = levels.iter().flat_map(|l| kernels.iter().map(|k| format!("{}/{}", l.name(), k.symbol())));
-    Ok(names.zip(emit(kernels, &levels, |_| stage, threads)?).collect())
+    let parts = emit(kernels, &levels, |_| stage, threads)?;
+    Ok(parts.into_iter().map(|(unit, code)| (format!("{}/{}", unit.level.name(), unit.symbol()), code)).collect())
+}
+
+/// A module of its own.
+#[derive(Clone, Copy)]
+struct Unit<'a> {
+    level: Level,
+    kernel: &'a KernelSpec,
+    /// Whether it is there for other kernels to call.
+    shared: bool,
+}
+
+impl<'a> Unit<'a> {
+    /// Those of a level: its kernels, then what they share.
+    fn all(kernels: &'a [KernelSpec], level: Level) -> impl Iterator<Item = Unit<'a>> {
+        let inner = if matches!(level, Level::Cpu(_)) { abi::shared(kernels) } else { vec![] };
+        let exported = kernels.iter().map(move |kernel| Unit { level, kernel, shared: false });
+        exported.chain(inner.into_iter().map(move |kernel| Unit { level, kernel, shared: true }))
+    }
+
+    fn symbol(&self) -> String {
+        if self.shared { abi::shared_symbol(self.kernel) } else { self.kernel.symbol() }
+    }
+
+    fn compile(&self, compiler: &Compiler, stage: Stage) -> Result<Vec<u8>, ToolError> {
+        let symbol = self.symbol();
+        compiler.compile(&symbol, self.level, stage, |module| match self.level {
+            Level::Cpu(level) if self.shared => module.shared(self.kernel, level.describe()),
+            level => self.kernel.emit_for(module, &symbol, level),
+        })
+    }
 }
 
 /// Where a thread leaves what it made.
 type Slot = Mutex<Option<Result<Vec<u8>, ToolError>>>;
 
-/// Every kernel at the stage of its level: all kernels of the first level, then those of the second, and so on.
-fn emit(
-    kernels: &[KernelSpec],
+/// Every module at the stage of its level: those of the first level, then those of the second, and so on.
+fn emit<'a>(
+    kernels: &'a [KernelSpec],
     levels: &[Level],
     stage: impl Fn(Level) -> Stage + Sync,
     threads: usize,
-) -> Result<Vec<Vec<u8>>, Vec<ToolError>> {
-    let jobs: Vec<(Level, &KernelSpec)> =
-        levels.iter().flat_map(|level| kernels.iter().map(|kernel| (*level, kernel))).collect();
+) -> Result<Vec<(Unit<'a>, Vec<u8>)>, Vec<ToolError>> {
+    let jobs: Vec<Unit<'a>> = levels.iter().flat_map(|level| Unit::all(kernels, *level)).collect();
     let results: Vec<Slot> = jobs.iter().map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
     let work = || {
@@ -122,10 +152,8 @@ fn emit(
         let compiler = Compiler::new();
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let (Some((level, kernel)), Some(result)) = (jobs.get(at), results.get(at)) else { return };
-            let symbol = kernel.symbol();
-            let code =
-                compiler.compile(&symbol, *level, stage(*level), |module| kernel.emit_for(module, &symbol, *level));
+            let (Some(unit), Some(result)) = (jobs.get(at), results.get(at)) else { return };
+            let code = unit.compile(&compiler, stage(unit.level));
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
         }
     };
@@ -135,9 +163,9 @@ fn emit(
         }
     });
     let (mut done, mut errors) = (vec![], vec![]);
-    for result in results {
+    for (unit, result) in jobs.into_iter().zip(results) {
         match result.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(Ok(code)) => done.push(code),
+            Some(Ok(code)) => done.push((unit, code)),
             Some(Err(e)) => errors.push(e),
             None => {}
         }

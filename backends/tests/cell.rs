@@ -24,7 +24,7 @@ fn plain(elem: ElemType, lstm: bool, rows: impl Into<Dim>, hidden: i64) -> Spec 
         false => Cell::Gru { bias: Some(Access::new(elem, 0, [1])) },
     };
     let gx = Access::new(elem, 0, [cell.gates() * hidden, 1]);
-    Spec { cell, rows: rows.into(), hidden, weight: elem, gx, h: state(), output: state() }
+    Spec { cell, rows: rows.into(), hidden, weight: elem, starts: false, gx, h: state(), output: state() }
 }
 
 fn sigmoid(x: f64) -> f64 {
@@ -58,7 +58,7 @@ fn check(kernel: &Compiled<Spec>, sizes: Sizes<'_>, spread: f64) {
         (bytes, values)
     };
     let (gx, gxv) = tensor(spec.gx.elem, elements[0], 2.0 * spread);
-    let (h, hv) = tensor(spec.h.elem, elements[1], 1.0);
+    let (h, hv) = tensor(spec.h.elem, elements[1], if spec.starts { 0.0 } else { 1.0 });
     let (_, wv) = tensor(spec.weight, n * n * gates, 2.0 / (n.max(1) as f64).sqrt());
     let w = encode(spec.weight, &pack(&wv, gates, n));
     let outputs: Vec<usize> = (0..buffers.len()).filter(|i| buffers[*i].written).collect();
@@ -180,6 +180,16 @@ fn views() {
         check(&kernel, &[("B", 1), ("S", 1)], 1.0);
         let spec = Spec { cell: Cell::Gru { bias: None }, ..plain(F32, false, b.clone(), 40) };
         check(&Compiled::new(spec, level), &[("B", 5)], 1.0);
+    }
+}
+
+#[test]
+fn states_of_zeros() {
+    for level in levels() {
+        for (lstm, hidden) in [(true, 37), (false, 37), (true, 128)] {
+            let kernel = Compiled::new(Spec { starts: true, ..plain(F32, lstm, symbol("B"), hidden) }, level);
+            [0, 1, 7, 50].iter().for_each(|rows| check(&kernel, &[("B", *rows)], 1.0));
+        }
     }
 }
 

@@ -115,6 +115,51 @@ fn heavy_steps_whose_rows_meet_are_launches() {
     assert!(plan.entries[0].blocks.iter().flatten().any(|s| matches!(s, Step::For { .. })));
 }
 
+/// A scan over `x` of an LSTM whose state starts with a literal or with inputs.
+fn recurrence(lengths: &str, start: &str, reverse: &str) -> String {
+    format!(
+        "weights %%0 = \"w\"
+         param %w : f32[20,80] = %%0 \"w\"
+         entry @f(%x: f32[B,S,80], %n: i64[B], %h: f32[B,20]) -> (y: f32[B,20], c: f32[B,20], all: f32[B,S,20]) {{
+           {start}
+           %2, %3, %4 = scan %x, %1, %h {lengths} inputs=1 axis=1 {reverse} body(%g: f32[B,80], %a: f32[B,20], %b: f32[B,20]) {{
+             %5, %6 = lstm_cell %g, %a, %b, %w : f32[B,20], f32[B,20]
+             yield %5, %6, %5
+           }} : f32[B,20], f32[B,20], f32[B,S,20]
+           return %2, %3, %4
+         }}"
+    )
+}
+
+/// The calls of a region that another kernel takes the place of in the first step.
+fn at_first(steps: &[region::Step]) -> usize {
+    let of = |step: &region::Step| match step {
+        region::Step::Call { first, .. } => usize::from(first.is_some()),
+        region::Step::If { then, otherwise, .. } => at_first(then) + at_first(otherwise),
+        region::Step::Loop(l) => at_first(&l.body),
+    };
+    steps.iter().map(of).sum()
+}
+
+#[test]
+fn a_state_that_starts_with_zeros_is_not_multiplied_at_first() {
+    let zeros = "%1 = broadcast 0.0 to=[B,20] : f32[B,20]";
+    let starts = [(zeros, 1), ("%1 = broadcast 1.0 to=[B,20] : f32[B,20]", 0), ("%1 = tanh %h : f32[B,20]", 0)];
+    for (start, expected) in starts {
+        let plan = planned(&recurrence("", start, ""));
+        let [spec] = regions(&plan)[..] else { panic!("{start}") };
+        assert_eq!(at_first(&spec.steps), expected, "{start}");
+    }
+    for (lengths, reverse) in [("", ""), ("", "reverse=true"), ("lengths=%n", ""), ("lengths=%n", "reverse=true")] {
+        let built = build(&module(&recurrence(lengths, zeros, reverse)), &PlanOptions::default());
+        for sizes in [[("B", 1), ("S", 1)], [("B", 1), ("S", 3)], [("B", 31), ("S", 4)]] {
+            let domain = |name: &str| if name == "n" { Domain::Below(5) } else { Domain::Any };
+            let problems = built.check("f", &sizes, &domain, &|_| 1e-5);
+            assert!(problems.is_empty(), "{lengths} {reverse}: {}", problems.join("\n"));
+        }
+    }
+}
+
 /// The error of an entry on inputs of these integers and floats of ones.
 fn failure(built: &Built, sizes: &[(&str, i64)], ints: i64) -> String {
     let m = &built.module;

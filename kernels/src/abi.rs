@@ -9,8 +9,8 @@
 //! The result is 0, or [`INDEX_OUT_OF_RANGE`], or [`LOOP_LIMIT`] plus the number of the loop that ran more often than
 //! it may. Where an index was out of range, a note on it may stand at the start of the scratch memory.
 //!
-//! A kernel that another one of its module calls takes the same arguments one by one, so that the optimiser sees
-//! through the call.
+//! A kernel that another one calls takes the same arguments one by one, so that the optimiser sees through the call.
+//! Large ones stay functions; on a CPU they are modules of their own that all callers of a shared object share.
 //!
 //! On a GPU: `.entry kernel(ptr buf.., i64 size.., i64 scratch_bytes, i64 tasks, ptr scratch, ptr status)` does all
 //! tasks of the grid, whatever the number of blocks is: whoever has done one goes on with the one as far ahead as there
@@ -92,15 +92,26 @@ impl<'c> ModuleBuilder<'c> {
         }
     }
 
-    /// Emits a kernel as a function that others of the module call by [`Kernel::call`].
-    pub fn inner(&mut self, symbol: &str, spec: &KernelSpec, cpu: &'static Cpu) {
-        // Tiles that fill the registers find no room in a function with more than their loops.
-        let linkage = match spec {
-            KernelSpec::Matmul(_) | KernelSpec::Cell(_) | KernelSpec::Attention(_) | KernelSpec::Conv(_) => {
-                Linkage::Apart
-            }
-            _ => Linkage::Internal,
-        };
+    /// Makes a kernel a function that others of the module call by [`Kernel::call`], and gives its name: `symbol`, or
+    /// on a CPU that of a [shared](ModuleBuilder::shared) one.
+    pub fn inner(&mut self, symbol: &str, spec: &KernelSpec, cpu: &'static Cpu) -> String {
+        let buffers = spec.buffers().len();
+        if is_apart(spec) && self.convention == Convention::Cpu {
+            let (symbol, params) = (shared_symbol(spec), inner_params(buffers, spec.size_args().len()));
+            build::declare(&self.module, self.context, &symbol, &params, &[Ty::I32]);
+            return symbol;
+        }
+        let linkage = if is_apart(spec) { Linkage::Apart } else { Linkage::Internal };
+        self.called(symbol, spec, linkage, cpu);
+        symbol.to_string()
+    }
+
+    /// Emits a kernel as the function that those of other modules call.
+    pub fn shared(&mut self, spec: &KernelSpec, cpu: &'static Cpu) {
+        self.called(&shared_symbol(spec), spec, Linkage::Private, cpu);
+    }
+
+    fn called(&mut self, symbol: &str, spec: &KernelSpec, linkage: Linkage, cpu: &'static Cpu) {
         let outer = self.inner.replace((spec.buffers().len(), linkage));
         spec.emit(self, symbol, cpu);
         self.inner = outer;
@@ -194,6 +205,34 @@ impl<'k> Entry<'k> {
         let failed = status.cmp(Cmp::Ne, status.like(0.0));
         self.kernel.k.if_(failed, || self.status.store(status));
     }
+}
+
+/// Whether a kernel stays a function where others call it: tiles that fill the registers find no room in one with more
+/// than their loops.
+fn is_apart(spec: &KernelSpec) -> bool {
+    matches!(spec, KernelSpec::Matmul(_) | KernelSpec::Cell(_) | KernelSpec::Attention(_) | KernelSpec::Conv(_))
+}
+
+/// How the names of functions end that modules of one shared object share.
+pub const SHARED: &str = ".shared";
+
+/// The name of a kernel as a function that other modules call.
+pub fn shared_symbol(spec: &KernelSpec) -> String {
+    format!("{}{SHARED}", spec.symbol())
+}
+
+/// The kernels that these call from modules of their own, each once.
+pub fn shared(kernels: &[KernelSpec]) -> Vec<&KernelSpec> {
+    let mut found: Vec<&KernelSpec> = vec![];
+    for kernel in kernels {
+        let KernelSpec::Region(region) = kernel else { continue };
+        for inner in region.kernels.iter().filter(|k| is_apart(k)) {
+            if !found.contains(&inner) {
+                found.push(inner);
+            }
+        }
+    }
+    found
 }
 
 /// The parameters of a kernel that others of its module call.

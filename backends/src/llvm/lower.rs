@@ -2,6 +2,7 @@
 
 use super::{OPTIONS, Stage, ToolError, target};
 use inkwell::{
+    GlobalVisibility,
     attributes::AttributeLoc,
     context::Context as LlvmContext,
     llvm_sys::{
@@ -17,7 +18,7 @@ use inkwell::{
 };
 use kiln_kernels::{
     Level,
-    abi::{Convention, ModuleBuilder},
+    abi::{Convention, ModuleBuilder, SHARED},
 };
 use melior::{
     Context,
@@ -154,13 +155,17 @@ impl Compiler {
                 Convention::Cuda { .. } if function.count_basic_blocks() > 0 => {
                     function.set_linkage(Linkage::Internal);
                 }
+                // Called without a detour, and not exported.
+                Convention::Cpu if is_shared(&function.get_name().to_string_lossy()) => {
+                    function.as_global_value().set_visibility(GlobalVisibility::Hidden);
+                }
                 _ => {}
             }
         }
         let foreign =
             module.get_functions().map(|f| (f.count_basic_blocks(), f.get_name().to_string_lossy().into_owned()));
         let foreign: Vec<String> = foreign
-            .filter(|(blocks, name)| *blocks == 0 && !target::has_code(name, level))
+            .filter(|(blocks, name)| *blocks == 0 && !target::has_code(name, level) && !is_shared(name))
             .map(|(_, name)| name)
             .collect();
         if !foreign.is_empty() {
@@ -183,6 +188,11 @@ impl Compiler {
         let buffer = machine.write_to_memory_buffer(&module, file).map_err(|e| error(e.to_string()))?;
         Ok(buffer.as_slice().to_vec())
     }
+}
+
+/// Whether the function is one that modules of one shared object share.
+fn is_shared(name: &str) -> bool {
+    name.ends_with(SHARED)
 }
 
 /// LLVM's own handler prints an error and ends the process; this one keeps the messages. They live as long as `llvm`

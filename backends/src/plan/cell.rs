@@ -47,11 +47,16 @@ pub(super) fn cell(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<(),
         rows: h.layout.dims[0].clone(),
         hidden,
         weight: elem,
+        starts: false,
         gx: access(&gx),
         h: access(&h),
         output: access(&outputs[0]),
     };
+    let start = p.zero_at_first(&h).map(|depth| (Spec { starts: true, ..spec.clone() }, depth));
     p.launch(spec.into(), [gx, h, packed].into_iter().chain(extra).collect(), outputs.clone(), vec![]);
+    if let Some((spec, depth)) = start {
+        p.at_first(spec.into(), depth);
+    }
     for (from, to) in outputs.iter().zip(&wanted).filter(|(from, to)| from != to) {
         p.copy(from, to);
     }

@@ -13,6 +13,8 @@ struct At<'s> {
     args: &'s [Base],
     row: i64,
     counters: Vec<i64>,
+    /// Of the loops around.
+    numbers: Vec<i64>,
     /// Where in the loop's memory.
     pairs: Vec<[i64; 2]>,
     locals: Vec<i64>,
@@ -22,7 +24,7 @@ impl Simulator<'_> {
     pub(super) fn loops(&mut self, spec: &Spec, args: &[Base]) {
         let rows = spec.tiles.as_ref().map_or(1, |t| self.value(&t.rows));
         let before = self.symbols.len();
-        let mut at = At { spec, args, row: 0, counters: vec![], pairs: vec![], locals: vec![] };
+        let mut at = At { spec, args, row: 0, counters: vec![], numbers: vec![], pairs: vec![], locals: vec![] };
         self.symbols.extend(spec.tiles.iter().map(|t| (t.symbol, t.tile)));
         let mut end = 0;
         for bytes in &spec.pairs {
@@ -62,9 +64,10 @@ impl Simulator<'_> {
     fn steps(&mut self, steps: &[Step], at: &mut At<'_>) {
         for step in steps {
             match step {
-                Step::Call { kernel, args } => {
+                Step::Call { kernel, args, first } => {
+                    let first = first.as_ref().filter(|f| at.numbers[f.depth] == 0).map(|f| f.kernel);
                     let args: Vec<Base> = args.iter().map(|p| self.place(p, at)).collect();
-                    let spec = &at.spec.kernels[*kernel];
+                    let spec = &at.spec.kernels[first.unwrap_or(*kernel)];
                     assert_eq!(args.len(), spec.buffers().len());
                     self.launch(spec, &args);
                 }
@@ -93,6 +96,7 @@ impl Simulator<'_> {
         }
         for step in 0.. {
             at.counters.push(if l.down { count - 1 - step } else { step });
+            at.numbers.push(step);
             if let Times::While { test, flag, .. } = &l.times {
                 self.steps(test, at);
                 if self.element(self.place(flag, at), ElemType::I1) == 0 {
@@ -116,8 +120,10 @@ impl Simulator<'_> {
             }
             l.pairs.iter().for_each(|p| at.pairs[*p].swap(0, 1));
             at.counters.pop();
+            at.numbers.pop();
         }
         at.counters.pop();
+        at.numbers.pop();
         if let Some(c) = &l.compact {
             for (pair, rows) in l.pairs.iter().zip(&c.home) {
                 let from = Base { memory: Memory::Region, start: at.pairs[*pair][0] };

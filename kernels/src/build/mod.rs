@@ -102,6 +102,23 @@ pub fn function(
     module.body().append_operation(op.expect("func.func"));
 }
 
+/// Declares a function of another module.
+pub fn declare(module: &Module<'_>, context: &Context, name: &str, params: &[Ty], results: &[Ty]) {
+    let types = |list: &[Ty]| parts_of(list).map(|t| t.mlir(context)).collect::<Vec<_>>();
+    let ty = FunctionType::new(context, &types(params), &types(results));
+    let string = |s: &str| StringAttribute::new(context, s).into();
+    let attributes: [(Identifier, Attribute); 3] = [
+        (Identifier::new(context, "sym_name"), string(name)),
+        (Identifier::new(context, "function_type"), TypeAttribute::new(ty.into()).into()),
+        (Identifier::new(context, "sym_visibility"), string("private")),
+    ];
+    let op = OperationBuilder::new("func.func", Location::unknown(context))
+        .add_attributes(&attributes)
+        .add_regions([Region::new()])
+        .build();
+    module.body().append_operation(op.expect("func.func"));
+}
+
 /// The types of all parts.
 fn parts_of(types: &[Ty]) -> impl Iterator<Item = Ty> {
     types.iter().flat_map(|t| std::iter::repeat_n(*t, t.parts as usize))

@@ -116,6 +116,10 @@ impl<'s, 'k> Emitter<'s, 'k> {
     /// The next states of `height` rows from `row` on.
     fn tile(&self, row: Ix<'k>, height: i64, block: Ix<'k>) {
         let vectors = PANEL / self.sums.lanes as i64;
+        if self.spec.starts {
+            let zero = self.k.zero(self.sums);
+            return self.finish_tile(row, height, block, |_, _, _| zero);
+        }
         let wide = if height == 1 { self.widest } else { 1 };
         if height == 1 && wide == vectors && wide <= self.chains {
             let sums = self.sums_of(row, 1, block, 0, wide);
@@ -134,11 +138,19 @@ impl<'s, 'k> Emitter<'s, 'k> {
                 place(Ix::Const(r), gate, first + v).store(sum);
             }
         }
-        // Vectors in the order of rows, several at a time; beyond the last, the last is done again.
+        self.finish_tile(row, height, block, |r, gate, v| {
+            place(r, gate, 0).offset(elem, v * self.sums.lanes as i64).load(self.sums)
+        });
+    }
+
+    /// The next states of a tile from the sums by row of the tile, gate and vector of units.
+    fn finish_tile(&self, row: Ix<'k>, height: i64, block: Ix<'k>, sum: impl Fn(Ix<'k>, i64, Ix<'k>) -> V<'k>) {
+        let vectors = PANEL / self.sums.lanes as i64;
+        // Vectors in the order of rows, as many at a time as divide them.
         let total = height * vectors;
-        let together = self.chains.min(total);
+        let together = (1..=self.chains).rev().find(|n| total % n == 0).unwrap_or(1);
         self.k.for_(0, total, together, |at| {
-            let which: Vec<Ix> = (0..together).map(|n| (at + n).min(total - 1)).collect();
+            let which: Vec<Ix> = (0..together).map(|n| at + n).collect();
             let split = |n: Ix<'k>| (n.div(vectors), n.rem(vectors));
             let units: Vec<Units> = which
                 .iter()
@@ -149,7 +161,7 @@ impl<'s, 'k> Emitter<'s, 'k> {
                 .collect();
             self.finish(block, &units, |gate, n| {
                 let (r, v) = split(which[n]);
-                place(r, gate, 0).offset(elem, v * self.sums.lanes as i64).load(self.sums)
+                sum(r, gate, v)
             });
         });
     }

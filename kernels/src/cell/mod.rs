@@ -11,6 +11,8 @@
 //! that a row's result depends on that row alone. In units in the last place of the result, against the same formulas
 //! with exact functions of the same sums, `h'` and `c'` are within 4 plus what the sum of their two terms cancels.
 //!
+//! At the start of a sequence, where the state is all zeros, there is a kernel without the product.
+//!
 //! A task is 16 hidden units of up to [`ROWS`] rows. `c'` may lie on `c`; `h'` lies on nothing that is read.
 
 mod emit;
@@ -42,6 +44,8 @@ pub struct Spec {
     pub hidden: i64,
     /// The element type of the packed weight, which is aligned to 64 bytes.
     pub weight: ElemType,
+    /// Whether `h` is all zeros, so that the sums are zeros whatever the weight holds.
+    pub starts: bool,
     /// The input's part of the gates, `[rows, gates * hidden]`.
     pub gx: Access,
     /// The state, `[rows, hidden]`.
@@ -124,11 +128,11 @@ impl Family for Spec {
 
     fn cost(&self) -> Cost {
         let units = self.rows.clone() * self.hidden.into();
-        let weight = self.weight_elements() * self.weight.bytes() as i64;
-        Cost {
-            flops: units * (2 * self.cell.gates() * self.hidden + 30).into(),
-            bytes: access::bytes(&self.operands()) + weight.into(),
-        }
+        let (products, weight) = match self.starts {
+            true => (0, 0),
+            false => (2 * self.cell.gates() * self.hidden, self.weight_elements() * self.weight.bytes() as i64),
+        };
+        Cost { flops: units * (products + 30).into(), bytes: access::bytes(&self.operands()) + weight.into() }
     }
 
     fn emit(&self, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu) {

@@ -13,22 +13,17 @@ use kiln_ir::{Dim, Symbol, dim::Atom};
 pub(super) const STATUS_AT: i64 = BAD_INDEX_BYTES;
 
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu) {
-    for (i, kernel) in spec.kernels.iter().enumerate() {
-        module.inner(&inner_symbol(symbol, i), kernel, cpu);
-    }
+    let calls = spec.kernels.iter().enumerate();
+    let calls: Vec<String> = calls.map(|(i, kernel)| module.inner(&format!("{symbol}.{i}"), kernel, cpu)).collect();
     if compact::is_used(&spec.steps) {
         compact::emit_copy(module, symbol, cpu);
     }
     module.kernel(symbol, &spec.size_args(), |kernel| {
-        let emitter = Emitter::new(spec, kernel, symbol);
+        let emitter = Emitter::new(spec, kernel, symbol, &calls);
         emitter.status.store(kernel.k.int(Ty::I32, 0));
         kernel.tasks(|task| emitter.task(task));
         Some(emitter.result())
     });
-}
-
-fn inner_symbol(symbol: &str, kernel: usize) -> String {
-    format!("{symbol}.{kernel}")
 }
 
 pub(super) struct Emitter<'s, 'k> {
@@ -36,6 +31,8 @@ pub(super) struct Emitter<'s, 'k> {
     pub k: K<'k>,
     kernel: &'s Kernel<'k>,
     pub symbol: &'s str,
+    /// The functions of the kernels that are called.
+    calls: &'s [String],
     buffers: Vec<Ptr<'k>>,
     locals: Vec<Ptr<'k>>,
     pairs: Vec<[Ptr<'k>; 2]>,
@@ -58,10 +55,12 @@ pub(super) struct At<'k> {
     pub pairs: Vec<[Ptr<'k>; 2]>,
     /// Of the loops around, outermost first.
     pub counters: Vec<Ix<'k>>,
+    /// The numbers of their steps, from 0 on.
+    pub numbers: Vec<Ix<'k>>,
 }
 
 impl<'s, 'k> Emitter<'s, 'k> {
-    fn new(spec: &'s Spec, kernel: &'s Kernel<'k>, symbol: &'s str) -> Self {
+    fn new(spec: &'s Spec, kernel: &'s Kernel<'k>, symbol: &'s str, calls: &'s [String]) -> Self {
         let value = |d: &Dim| evaluate(d, &|s| kernel.size(&Dim::symbol(s)));
         let memory = |d: &Dim| kernel.scratch.bytes(value(d));
         let mut at = spec.pairs_start();
@@ -77,6 +76,7 @@ impl<'s, 'k> Emitter<'s, 'k> {
             k: kernel.k,
             kernel,
             symbol,
+            calls,
             buffers: (0..spec.buffers.len()).map(|i| kernel.buffer(i)).collect(),
             locals: spec.locals.iter().map(|d| memory(&(locals.clone() + spec.whole(d)))).collect(),
             pairs,
@@ -108,7 +108,7 @@ impl<'s, 'k> Emitter<'s, 'k> {
                 (first, (all - first).min(t.tile))
             }
         };
-        self.steps(&self.spec.steps, At { first, rows, pairs: self.pairs.clone(), counters: vec![] });
+        self.steps(&self.spec.steps, At { first, rows, pairs: self.pairs.clone(), counters: vec![], numbers: vec![] });
     }
 
     /// The value of a size.
@@ -158,13 +158,18 @@ impl<'s, 'k> Emitter<'s, 'k> {
 
     pub(super) fn steps(&self, steps: &[Step], at: At<'k>) -> At<'k> {
         steps.iter().fold(at, |at, step| match step {
-            Step::Call { kernel, args } => {
-                let spec = &self.spec.kernels[*kernel];
+            Step::Call { kernel, args, first } => {
                 let args: Vec<Ptr<'k>> = args.iter().map(|p| self.place(p, &at)).collect();
-                let sizes: Vec<Ix<'k>> = spec.size_args().iter().map(|d| self.size(d, &at)).collect();
-                let tasks = self.size(&spec.tasks(), &at);
-                let symbol = inner_symbol(self.symbol, *kernel);
-                self.fail(self.kernel.call(&symbol, &args, &sizes, tasks, self.scratch));
+                match first {
+                    None => self.call(*kernel, &args, &at),
+                    Some(first) => {
+                        let branch = |kernel: usize| {
+                            self.call(kernel, &args, &at);
+                            vec![]
+                        };
+                        self.k.if_else(at.numbers[first.depth].eq(0), || branch(first.kernel), || branch(*kernel));
+                    }
+                }
                 at
             }
             Step::If { condition, then, otherwise } => {
@@ -180,6 +185,13 @@ impl<'s, 'k> Emitter<'s, 'k> {
                 Some(c) => self.compact(l, c, at),
             },
         })
+    }
+
+    fn call(&self, kernel: usize, args: &[Ptr<'k>], at: &At<'k>) {
+        let spec = &self.spec.kernels[kernel];
+        let sizes: Vec<Ix<'k>> = spec.size_args().iter().map(|d| self.size(d, at)).collect();
+        let tasks = self.size(&spec.tasks(), at);
+        self.fail(self.kernel.call(&self.calls[kernel], args, &sizes, tasks, self.scratch));
     }
 
     fn repeat(&self, l: &Loop, outer: At<'k>) -> At<'k> {
@@ -233,6 +245,7 @@ impl<'s, 'k> Emitter<'s, 'k> {
             }
             let step = Ix::Value(v[0]);
             at.counters.push(if l.down { count - 1 - step } else { step });
+            at.numbers.push(step);
             at
         };
         let last = k.while_(
@@ -251,6 +264,7 @@ impl<'s, 'k> Emitter<'s, 'k> {
         );
         let mut at = inside(&last);
         at.counters.pop();
+        at.numbers.pop();
         at
     }
 

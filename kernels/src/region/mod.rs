@@ -1,8 +1,9 @@
 //! Loops as one kernel: structured control flow over calls of other kernels, without a dispatch between steps.
 //!
-//! The kernels of the body are functions of the same module. Buffers are named by [`Place`]s, whose addresses are
-//! computed where a step begins; memory of the loop's own lies in scratch. A carried value has a pair of memories: the
-//! body reads the one and writes the other, and they change places after each step, so nothing is copied.
+//! The kernels of the body are functions, those with large tiles once for all loops of a shared object. Buffers are named
+//! by [`Place`]s, whose addresses are computed where a step begins; memory of the loop's own lies in scratch. A carried
+//! value has a pair of memories: the body reads the one and writes the other, and they change places after each step, so
+//! nothing is copied.
 //!
 //! With [`Tiles`] the tasks are tiles of rows: the first axis of everything that has rows counts the rows of the tile,
 //! a symbol of the kernel's own, and no result of a row depends on another row. A [`Compact`] loop ends for each row by
@@ -51,6 +52,7 @@ pub enum Step {
     Call {
         kernel: usize,
         args: Vec<Place>,
+        first: Option<First>,
     },
     If {
         /// An `i1` element.
@@ -59,6 +61,14 @@ pub enum Step {
         otherwise: Vec<Step>,
     },
     Loop(Box<Loop>),
+}
+
+/// A kernel with the arguments of another, in whose place it is called while a loop around is at its first step.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct First {
+    pub kernel: usize,
+    /// The loop stands in this many others.
+    pub depth: usize,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

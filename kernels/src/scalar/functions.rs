@@ -185,24 +185,60 @@ pub fn tanh<'k>(x: V<'k>) -> V<'k> {
     numerator / denominator
 }
 
-/// tanh as numerator and denominator, the latter between 2 and `2^56`.
+/// tanh as numerator and denominator, the latter between 1/2 and `2^56`.
 pub(crate) fn tanh_fraction<'k>(x: V<'k>) -> [V<'k>; 2] {
-    let bound = if x.ty.elem == Elem::F64 { 19.1 } else { 9.02 };
-    let t = x.like(bound).min_or(x.abs());
+    if x.ty.elem != Elem::F64 {
+        return tanh_fraction_f32(x);
+    }
+    let t = x.like(19.1).min_or(x.abs());
     let (n, r) = reduce_by_ln2(t + t);
     let scale = power_of_two(n, x.ty.elem);
     let expm1 = exp_tail(r).fma(r * r, r).fma(scale, scale - 1.0);
     [copysign(expm1, x), expm1 + 2.0]
 }
 
+/// `expm1(2x) / 2`, and that plus 1. Near 0 nothing is reduced, and far from it tanh is flat, so that one part of `ln 2`
+/// is exact enough.
+fn tanh_fraction_f32<'k>(x: V<'k>) -> [V<'k>; 2] {
+    /// `(expm1(2u) / 2 - u) / u^2` for `|u| <= ln 2 / 4`.
+    const TAIL: [f64; 5] = [1.0, 0.6666619181632996, 0.3333348333835602, 0.1338575929403305, 0.044474367052316666];
+    let t = clamp(x, 9.02);
+    let (n, scale) = power_of_two_near(t, 2.0 * std::f64::consts::LOG2_E);
+    let u = n.fma(t.like(-0.5 * std::f64::consts::LN_2), t);
+    let half = polynomial(u, &TAIL).fma(u * u, u);
+    let expm1 = half.fma(scale, scale.fma(scale.like(0.5), scale.like(-0.5)));
+    [expm1, expm1 + 1.0]
+}
+
 /// `1 + exp(-x)`, which a sigmoid divides by. It stays finite: from `x = -88` (f64: -709) down it grows no further, which
 /// is an absolute error of the sigmoid below the smallest normal number.
 pub(crate) fn sigmoid_denominator<'k>(x: V<'k>) -> V<'k> {
-    let bound = if x.ty.elem == Elem::F64 { 709.0 } else { 88.0 };
-    let minus = x.like(-bound).max_or(x.like(bound).min_or(-x));
-    let (n, r) = reduce_by_ln2(minus);
-    let p = exp_tail(r).fma(r, r.like(1.0)).fma(r, r.like(1.0));
-    p.fma(power_of_two(n, x.ty.elem), x.like(1.0))
+    if x.ty.elem == Elem::F64 {
+        let (n, r) = reduce_by_ln2(clamp(-x, 709.0));
+        let p = exp_tail(r).fma(r, r.like(1.0)).fma(r, r.like(1.0));
+        return p.fma(power_of_two(n, x.ty.elem), x.like(1.0));
+    }
+    /// `(exp(-s) - 1 + s) / s^2` for `|s| <= ln 2 / 2`.
+    const TAIL: [f64; 5] =
+        [0.4999999325368326, -0.16666517762373148, 0.041668421820242746, -0.008369063461843743, 0.0013813880507201818];
+    let x = clamp(x, 88.0);
+    let (n, scale) = power_of_two_near(x, -std::f64::consts::LOG2_E);
+    let [high, low] = F32.ln2;
+    let s = n.fma(x.like(low), n.fma(x.like(high), x));
+    polynomial(s, &TAIL).fma(s, s.like(-1.0)).fma(s, s.like(1.0)).fma(scale, x.like(1.0))
+}
+
+/// Within `-bound ..= bound`, NaN for NaN.
+fn clamp<'k>(x: V<'k>, bound: f64) -> V<'k> {
+    x.like(-bound).max_or(x.like(bound).min_or(x))
+}
+
+/// An integer `n` near `x by` as a float, and `2^n`, for f32 and `|n| <= 127`; `2^-127` is 0.
+fn power_of_two_near<'k>(x: V<'k>, by: f64) -> (V<'k>, V<'k>) {
+    // With the bias added too, the low bits of the sum are those of the exponent.
+    let magic = x.like(F32.magic + F32.bias as f64);
+    let sum = x.fma(x.like(by), magic);
+    (sum - magic, sum.bitcast(Elem::I32).shl(F32.mantissa_bits).bitcast(Elem::F32))
 }
 
 /// The magnitude of `x` with the sign of `sign`.

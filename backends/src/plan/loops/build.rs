@@ -6,7 +6,7 @@ use crate::plan::{
     planner::{Planner, View},
 };
 use kiln_ir::{
-    Dim, ElemType, Node, NodeData, Op, Region, Value,
+    Dim, ElemType, Module, Node, NodeData, Op, Region, Value,
     ops::Scan,
     scalar::{Builder, Compare, Expr, Literal},
 };
@@ -152,7 +152,9 @@ impl Planner<'_> {
         let from = self.view(init);
         let from = self.fit(&from, &ty.dims);
         let layout = Layout::contiguous(&ty.dims);
-        let pair = self.code().pairs.len();
+        let (zero, pair) = (is_zero(self.m, init), self.code().pairs.len());
+        let depth = self.code().depth;
+        self.code().zeros.push(zero.then_some(depth));
         self.code().pairs.push(layout.elements() * Dim::from(ty.elem.bytes() as i64));
         let [now, next] = [false, true].map(|next| {
             let buffer = self.alias(Kind::Pair { pair, next });
@@ -271,6 +273,17 @@ impl Planner<'_> {
 
 fn max(data: &NodeData) -> Dim {
     data.attrs.dim("max").cloned().unwrap_or(0.into())
+}
+
+/// Whether a value is known to be all zeros.
+fn is_zero(m: &Module, value: Value) -> bool {
+    match m.producer(value) {
+        Some(node) => {
+            let data = &m.nodes[node];
+            matches!(data.op, Op::Broadcast | Op::Reshape | Op::Transpose | Op::Slice) && is_zero(m, data.operand(0))
+        }
+        None => m.consts.values().any(|c| c.value == value && c.data.iter().all(|x| x.as_f64() == 0.0)),
+    }
 }
 
 /// A planned condition.

@@ -18,7 +18,7 @@ use super::{
 use kiln_ir::{Dim, ElemType, Node, Op, Value};
 use kiln_kernels::{
     Family, KernelSpec,
-    region::{self, Counter, Memory, Spec, Step, Tiles},
+    region::{self, Counter, First, Memory, Spec, Step, Tiles},
 };
 use std::{collections::HashMap, ops::Range};
 
@@ -53,6 +53,8 @@ pub(in crate::plan) struct Code {
     /// What of outside is used, and whether it is written.
     buffers: Vec<(Buffer, bool)>,
     pairs: Vec<Dim>,
+    /// Of each pair, how many loops stand around the one that carries it, if it starts with all zeros.
+    zeros: Vec<Option<usize>>,
     /// The list that steps go into.
     steps: Vec<Step>,
     /// Loops around the step.
@@ -164,6 +166,7 @@ impl Planner<'_> {
             known: HashMap::new(),
             buffers: vec![],
             pairs: vec![],
+            zeros: vec![],
             steps: vec![],
             depth: 0,
             limits: vec![],
@@ -299,14 +302,28 @@ impl Planner<'_> {
     /// Appends a call to the kernel that is planned.
     pub(in crate::plan) fn call(&mut self, spec: KernelSpec, inputs: &[View], outputs: &[View]) {
         let code = self.code();
-        let next = code.kernels.len();
-        let kernel = *code.known.entry(spec).or_insert_with_key(|spec| {
-            code.kernels.push(spec.clone());
-            next
-        });
+        let kernel = code.kernel(spec);
         let args = inputs.iter().map(|v| (v, false)).chain(outputs.iter().map(|v| (v, true)));
         let args = args.map(|(v, written)| code.place(&v.place(), written)).collect();
-        code.steps.push(Step::Call { kernel, args });
+        code.steps.push(Step::Call { kernel, args, first: None });
+    }
+
+    /// How many loops stand around the one in whose first step the view is all zeros, if it is known to be.
+    pub(in crate::plan) fn zero_at_first(&self, view: &View) -> Option<usize> {
+        let code = self.code.as_ref()?;
+        match code.kinds[temporary(self.root(view.buffer))? as usize] {
+            Kind::Pair { pair, next: false } => code.zeros[pair],
+            _ => None,
+        }
+    }
+
+    /// Another kernel for the call that was appended last, while the loop in `depth` others is at its first step.
+    pub(in crate::plan) fn at_first(&mut self, spec: KernelSpec, depth: usize) {
+        let code = self.code();
+        let kernel = code.kernel(spec);
+        if let Some(Step::Call { first, .. }) = code.steps.last_mut() {
+            *first = Some(First { kernel, depth });
+        }
     }
 }
 
@@ -321,6 +338,14 @@ struct Kernel {
 }
 
 impl Code {
+    fn kernel(&mut self, spec: KernelSpec) -> usize {
+        let next = self.kernels.len();
+        *self.known.entry(spec).or_insert_with_key(|spec| {
+            self.kernels.push(spec.clone());
+            next
+        })
+    }
+
     fn buffer(&mut self, buffer: Buffer, written: bool) -> Memory {
         let known = self.buffers.iter().position(|(b, _)| *b == buffer);
         let at = known.unwrap_or_else(|| {

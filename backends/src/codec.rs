@@ -8,7 +8,7 @@
 use kiln_ir::Module;
 use kiln_ir::circuit::{Circuit, Domain, Kind, NodeId, Scopes};
 use kiln_runtime::codec::{Graph, Inner, Node, Region, Section, Structure, Tables, Variable, encode_section};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The section for a circuit: its tables, or why rows cannot be coded with it.
 pub fn section(circuit: &Circuit) -> Section {
@@ -204,43 +204,32 @@ impl Tree {
     /// None if scopes cross.
     fn of(source: &Source<'_>) -> Option<Tree> {
         // Scopes with a node each, the largest first.
-        let mut seen: HashMap<u32, usize> = HashMap::new();
-        let mut scopes: Vec<(u32, Vec<u32>)> = vec![];
+        let mut seen: HashSet<u32> = HashSet::new();
+        let mut scopes: Vec<(NodeId, u32)> = vec![];
         for n in source.nodes() {
-            let id = source.scopes.id(n);
-            // As many as there are at most without crossing.
-            if scopes.len() >= 2 * source.values.len() && !seen.contains_key(&id) {
-                return None;
-            }
-            seen.entry(id).or_insert_with(|| {
-                scopes.push((id, source.scopes.variables(n).collect()));
-                scopes.len() - 1
-            });
-        }
-        scopes.sort_by_key(|(_, variables)| std::cmp::Reverse(variables.len()));
-        let mut inside: Vec<Option<usize>> = vec![None; source.values.len()];
-        let mut below: Vec<Vec<usize>> = vec![vec![]; scopes.len()];
-        for (s, (_, variables)) in scopes.iter().enumerate() {
-            let outer = inside[*variables.first()? as usize];
-            if variables.iter().any(|v| inside[*v as usize] != outer) {
-                return None;
-            }
-            if let Some(outer) = outer {
-                below[outer].push(s);
-            }
-            variables.iter().for_each(|v| inside[*v as usize] = Some(s));
-        }
-        let mut tree = Tree { parents: vec![], children: vec![], variables: vec![], regions: HashMap::new() };
-        // The smallest first: all below a scope have regions when it gets its own.
-        for (s, (id, variables)) in scopes.iter().enumerate().rev() {
-            let region = match &below[s][..] {
-                [] => tree.region(None, variables.first().copied()),
-                below => {
-                    let regions: Vec<u32> = below.iter().map(|b| tree.regions[&scopes[*b].0]).collect();
-                    tree.cut(&regions)
+            if seen.insert(source.scopes.id(n)) {
+                // As many as there are at most without crossing.
+                if scopes.len() >= 2 * source.values.len() {
+                    return None;
                 }
+                scopes.push((n, source.scopes.intervals(n).iter().map(|(from, to)| to - from).sum()));
+            }
+        }
+        scopes.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+        let mut tree = Tree { parents: vec![], children: vec![], variables: vec![], regions: HashMap::new() };
+        let mut cover = Cover::new(source.values.len(), scopes.len());
+        // The smallest first: all below a scope have regions when it gets its own.
+        for (s, (n, size)) in scopes.iter().enumerate().rev() {
+            let intervals = source.scopes.intervals(*n);
+            let below = cover.join(s, intervals, *size, &scopes)?;
+            let region = if below.is_empty() {
+                tree.region(None, intervals.first().map(|(rank, _)| source.scopes.variable(*rank)))
+            } else {
+                let id = |b: &usize| source.scopes.id(scopes[*b].0);
+                let regions: Vec<u32> = below.iter().map(|b| tree.regions[&id(b)]).collect();
+                tree.cut(&regions)
             };
-            tree.regions.insert(*id, region);
+            tree.regions.insert(source.scopes.id(*n), region);
         }
         Some(tree)
     }
@@ -264,6 +253,47 @@ impl Tree {
                 self.region(Some(children), None)
             }
         }
+    }
+}
+
+/// The largest scopes met so far, by where their intervals begin. Each interval is looked at when its scope is joined to
+/// a larger one and never again, so long chains of scopes cost no more than they have intervals.
+struct Cover {
+    /// By rank: the scope of which an interval begins there, and where that ends.
+    at: Vec<Option<(usize, u32)>>,
+    /// By scope: whether it is within a larger one that was met.
+    inside: Vec<bool>,
+}
+
+impl Cover {
+    fn new(variables: usize, scopes: usize) -> Cover {
+        Cover { at: vec![None; variables], inside: vec![false; scopes] }
+    }
+
+    /// The scopes of which a new one is made, rising; None if it crosses one.
+    fn join(&mut self, s: usize, intervals: &[(u32, u32)], size: u32, scopes: &[(NodeId, u32)]) -> Option<Vec<usize>> {
+        let mut below: Vec<usize> = vec![];
+        for (from, to) in intervals {
+            let mut rank = *from;
+            while rank < *to {
+                let Some((scope, end)) = self.at[rank as usize] else {
+                    rank += 1;
+                    continue;
+                };
+                if self.inside[scope] || end > *to {
+                    return None;
+                }
+                below.push(scope);
+                rank = end;
+            }
+            self.at[*from as usize] = Some((s, *to));
+        }
+        below.sort_unstable();
+        below.dedup();
+        below.iter().for_each(|b| self.inside[*b] = true);
+        // A scope with an interval elsewhere has too many variables.
+        let all: u64 = below.iter().map(|b| u64::from(scopes[*b].1)).sum();
+        (below.is_empty() || all <= u64::from(size)).then_some(below)
     }
 }
 

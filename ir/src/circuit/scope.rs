@@ -114,10 +114,18 @@ impl Scopes {
         self.of[n.index()]
     }
 
+    /// The variables of a node as intervals of ranks, rising; the variable of a rank is [`Scopes::variable`].
+    pub fn intervals(&self, n: NodeId) -> &[(u32, u32)] {
+        &self.sets[self.of[n.index()] as usize]
+    }
+
+    pub fn variable(&self, rank: u32) -> u32 {
+        self.order[rank as usize]
+    }
+
     /// The variables of a node, in no order.
     pub fn variables(&self, n: NodeId) -> impl Iterator<Item = u32> + '_ {
-        let set = &self.sets[self.of[n.index()] as usize];
-        set.iter().flat_map(|(from, to)| *from..*to).map(|rank| self.order[rank as usize])
+        self.intervals(n).iter().flat_map(|(from, to)| *from..*to).map(|rank| self.order[rank as usize])
     }
 }
 

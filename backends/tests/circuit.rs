@@ -279,6 +279,38 @@ fn rows_out_of_range_of_plain_numbers() {
     }
 }
 
+#[test]
+fn narrow_and_wide_gaussians() {
+    let text = "circuit @c vars=[real,real] {
+  n0 = gaussian var=0 mean=1.0 std=1e-200
+  n1 = gaussian var=1 mean=1.0 std=1e200
+  n2 = gaussian var=0 mean=1e308 std=1e-307
+  n3 = gaussian var=0 mean=-3.0 std=1e-20
+  n4 = product n0, n1
+  n5 = product n2, n1
+  n6 = product n3, n1
+  n7 = sum n4 log=-1.0, n5 log=-1.2, n6 log=-1.1
+}";
+    let cells = [1.0, 1.0, 1.0, f64::NAN, 1e308, 2.0, f64::INFINITY, 1.0, -3.0, 4.0, 0.0, f64::NEG_INFINITY, -3.0, 0.0];
+    for name in ["f32", "f64"] {
+        let elem = ElemType::from_name(name).unwrap();
+        let cells = if name == "f32" { cells.map(|x| f64::from(x as f32)) } else { cells };
+        let inputs = HashMap::from([("x".to_string(), eval::Tensor::floats(elem, [7, 2], cells.to_vec()))]);
+        for (kind, results) in [("evidence", format!("{name}[B]")), ("mpe", format!("{name}[B,2];{name}[B]"))] {
+            let built = build(&module(text, 2, name, name, kind, &results), &PlanOptions::default());
+            let expected = eval::run(&built.module, "f", &inputs, &eval::no_weights).unwrap();
+            for level in levels() {
+                let found = built.run("f", level, 1, &inputs).unwrap();
+                for ((what, expected), found) in expected.iter().zip(&found) {
+                    let found = eval::Tensor::from_bytes(elem, expected.shape.clone(), found).unwrap();
+                    let error = found.relative_error(expected);
+                    assert!(error < if name == "f32" { 1e-6 } else { 1e-13 }, "{} {what}: {error:e}", level.name());
+                }
+            }
+        }
+    }
+}
+
 /// A deterministic circuit: a decision on each variable in turn.
 fn deterministic(variables: usize) -> String {
     let mut random = Random(9);

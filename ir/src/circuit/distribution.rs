@@ -113,7 +113,8 @@ impl Distribution {
                 }
             }
             Distribution::Gaussian { mean, std } => {
-                if !mean.is_finite() || !std.is_finite() || *std <= 0.0 {
+                // The inverse of a smaller one is infinite.
+                if !mean.is_finite() || !std.is_finite() || *std < f64::MIN_POSITIVE {
                     return wrong("a mean and a positive deviation", format!("{mean} and {std}"));
                 }
                 if values.is_some() {

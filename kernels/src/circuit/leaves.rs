@@ -28,10 +28,11 @@ impl<'k> Walk<'_, 'k> {
         self.k.for_(0, run.count, 1, |i| {
             let var = self.index(run.index + i);
             let number = |n: i64| self.number_at(run.number + i * 4 + n);
-            let [mean, half_precision, peak] = [0, 1, 2].map(|n| self.wide(self.numbers(number(n), 1)));
+            let [mean, inverse, peak] = [0, 1, 2].map(|n| self.wide(self.numbers(number(n), 1)));
             let x = self.load_rows(self.cell_at(var), self.elem);
-            let distance = x - mean;
-            let log = (-(distance * distance)).fma(half_precision, peak);
+            // The inverse deviation is a number where its square would overflow.
+            let distance = (x - mean) * inverse;
+            let log = (-(distance * distance)).fma(distance.like(0.5), peak);
             let value = if self.log { log } else { functions::exp(log) };
             let missing = self.wide(self.values(number(3), 1));
             self.set_slot(run.to + i, x.is_nan().select(missing, value));

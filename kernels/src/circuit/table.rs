@@ -7,7 +7,7 @@
 //! |------|------------------|-------|--------|
 //! | `Indicator` | 1 where variable `index[2i]` has the code `index[2i + 1]` | `2 count` | its value `[count]` |
 //! | `Lookup` | entry `i` of the row of a table that the code of variable `fan` selects | - | `[codes + 1, pad(count)]` |
-//! | `Gaussian` | `exp(log_peak - (x - mean)^2 half_precision)` of variable `index[i]` | `count` | `[count, 4]`: mean, half_precision, log_peak, value if missing |
+//! | `Gaussian` | `exp(log_peak - ((x - mean) inverse_deviation)^2 / 2)` of variable `index[i]` | `count` | `[count, 4]`: mean, inverse_deviation, log_peak, value if missing |
 //! | `Interval` | 1 where the cell of variable `index[i]` is within `low..high` | `count` | `[count, 4]`: low, high, what draws add to low at most, value if missing |
 //! | `Product` | product of `fan` slots | `[count, fan]` | - |
 //! | `Sum` | weighted sum of `fan` slots | `[count, fan]` | `[count, fan]` |

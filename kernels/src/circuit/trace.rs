@@ -160,15 +160,12 @@ impl<'k> Trace<'_, 'k> {
             }
             RunKind::Gaussian => {
                 let var = walk.index(run.index + i);
-                let [mean, half_precision] = [0, 1].map(|n| walk.numbers(walk.number_at(run.number + i * 4 + n), 1));
+                let [mean, inverse] = [0, 1].map(|n| walk.numbers(walk.number_at(run.number + i * 4 + n), 1));
                 give(
                     var,
                     match seed {
                         None => mean,
-                        Some(seed) => {
-                            let std = (half_precision.like(0.5) / half_precision).intrinsic("sqrt");
-                            mean + std * self.normal(self.uniform(seed, var))
-                        }
+                        Some(seed) => mean + self.normal(self.uniform(seed, var)) / inverse,
                     },
                 );
             }

@@ -234,7 +234,7 @@ impl Maker<'_> {
                         index.push(var);
                         let top = peak(std) + f64::from(exponent) * LN_2;
                         let missing = if self.back == Back::Maximum { top } else { self.number(0.0, exponent) };
-                        number.extend([mean, 0.5 / (std * std), top, missing]);
+                        number.extend([mean, 1.0 / std, top, missing]);
                     }
                 }
             }

@@ -132,6 +132,8 @@ fn shared(g: &Graph, b: &Bounds, f: &Format) -> Option<Range> {
                     exponents[n] = shares[n] - b.most[n].ceil();
                 }
             }
+            // Its own numbers have no scale.
+            Node::Gaussian { mean, std, .. } if f.value == ElemType::F32 && !is_moderate(*mean, *std) => return None,
             _ => {
                 shares[n] = g.variable(n as u32).map_or(0.0, share);
                 exponents[n] = shares[n] - b.most[n].ceil();
@@ -159,6 +161,11 @@ fn shared(g: &Graph, b: &Bounds, f: &Format) -> Option<Range> {
     let usual = shares[root] - 1.5 * (b.bits[root] + b.most[root]) - 20.0;
     let reaches = usual >= least && least < -f.normal;
     reaches.then(|| Range { value: f.value, exponent, least: Some(least.max(f.normal).exp2()), rescales: false })
+}
+
+/// Whether f32 holds a Gaussian's numbers, and distances of a few deviations.
+fn is_moderate(mean: f64, std: f64) -> bool {
+    mean.abs() < 1e15 && (1e-15..1e15).contains(&std)
 }
 
 fn uniform(g: &Graph, order: &Order, b: &Bounds, f: &Format) -> Option<Range> {

@@ -171,6 +171,35 @@ fn code_is_made_for_levels_that_this_machine_lacks() {
 }
 
 #[test]
+fn weights_of_few_rows() {
+    for elem in [ElemType::F32, ElemType::F64, ElemType::F16] {
+        let entry = |k: i64| {
+            format!(
+                "entry @f{k}(%x: {elem}[B,S,{k}], %r: {elem}[B,S,21]) -> (y: {elem}[B,S,21], z: {elem}[S,B,21]) {{
+                   %{k}1 = transpose %w{k} perm=[1,0] : {elem}[{k},21]
+                   %{k}2 = linear %x, %{k}1 bias=%bias add=%r act=tanh : {elem}[B,S,21]
+                   %{k}3 = transpose %x perm=[1,0,2] : {elem}[S,B,{k}]
+                   %{k}4 = linear %{k}3, %{k}1 : {elem}[S,B,21]
+                   return %{k}2, %{k}4
+                 }}\n"
+            )
+        };
+        let weights = [1, 2, 4, 5].map(|k| format!("param %w{k} : {elem}[21,{k}] = %%0 \"w{k}\"\n")).concat();
+        let params = format!("weights %%0 = \"w\"\nparam %bias : {elem}[21] = %%0 \"bias\"\n{weights}");
+        let entries: String = [1, 2, 4, 5].map(entry).concat();
+        let text = format!("module @m stage=legal {{\ndim B = 1..9\ndim S = 1..9\n{params}{entries}}}");
+        let built = build(&text, &PlanOptions::default());
+        for k in [1, 2, 4, 5] {
+            for sizes in [[("B", 1), ("S", 1)], [("B", 3), ("S", 9)]] {
+                let tolerance = |_: &str| limit(elem, 1e-6);
+                let problems = built.check(&format!("f{k}"), &sizes, &|_| Domain::Any, &tolerance);
+                assert!(problems.is_empty(), "{}", problems.join("\n"));
+            }
+        }
+    }
+}
+
+#[test]
 fn packed_weights_of_every_stored_type() {
     let text = "module @m stage=legal {
         dim B = 1..7

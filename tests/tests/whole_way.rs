@@ -127,6 +127,32 @@ fn digits_vit_computes_what_its_graph_means() {
     agree(&run(vit_artifact(), "forward", &input, 1), &reference(&model, "forward", &input));
 }
 
+#[test]
+fn a_loop_written_as_text_runs_for_each_row_as_often_as_it_must() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = kiln::Options { targets: vec!["cpu:native".into()], ..Default::default() };
+    let out = folder.path().join("gcd.kiln");
+    kiln::compile(&root().join("tests/data/gcd.kir"), &options, &out).unwrap_or_else(|e| panic!("{e}"));
+    let artifact = Artifact::open(&out).unwrap();
+    let ints =
+        |name: &str, values: Vec<i64>| (name.to_owned(), Tensor::ints(kiln_ir::ElemType::I64, [values.len()], values));
+    let gcd = |a: i64, b: i64| (1..=a.max(b)).rev().find(|d| a % d == 0 && b % d == 0).unwrap();
+    for rows in [1, 2, 40, 64] {
+        let (a, b): (Vec<i64>, Vec<i64>) = (0..rows).map(|i| (i * i * 31 % 900 + 1, i * 77 % 641)).unzip();
+        let expected = ints("gcd", a.iter().zip(&b).map(|(a, b)| gcd(*a, *b)).collect());
+        for threads in [1, 2] {
+            let inputs = [ints("a", a.clone()), ints("b", b.clone())];
+            assert_eq!(run(&artifact, "forward", &inputs, threads), [expected.clone()]);
+        }
+    }
+    // Numbers of Fibonacci that follow each other take the most steps: these 21.
+    let mut session = Session::new(&artifact, SessionOptions::default()).unwrap();
+    let inputs = [to_runtime(&ints("", vec![12, 28657]).1), to_runtime(&ints("", vec![8, 17711]).1)];
+    let error = session.entry("forward").unwrap().run(&[("a", inputs[0].view()), ("b", inputs[1].view())]).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("while euclid") && text.contains("more than the 20 times"), "{text}");
+}
+
 /// A copy of a model's files in another folder.
 fn moved(model: &Path, to: &Path) -> PathBuf {
     let copy = to.join("some other name");

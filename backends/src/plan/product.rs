@@ -10,7 +10,10 @@ use crate::{
     plan::Buffer,
     weights::{Item, Part},
 };
-use kiln_ir::{Dim, ElemType, Node, Op, scalar::Binary};
+use kiln_ir::{
+    Dim, ElemType, Node, Op,
+    scalar::{Binary, Builder, Expr, Id},
+};
 use kiln_kernels::matmul::{Matrix, Rhs, Spec};
 
 pub(super) fn product(p: &mut Planner<'_>, g: &Group<'_>, node: Node, n: usize) -> Result<(), Refusal> {
@@ -43,6 +46,12 @@ pub(super) fn product(p: &mut Planner<'_>, g: &Group<'_>, node: Node, n: usize) 
     let a = broadcast_batch(p.view(a), &space);
     let (k, columns) = (a.layout.dims[rank - 1].clone(), space[rank - 1].clone());
     let mut operands: Vec<View> = scalars.inputs.iter().map(|i| input(p, g, *i, &space)).collect();
+    let sums = g.m.ty(data.result()).elem;
+    if let Some(part) = packed.as_ref().filter(|part| is_narrow(p, part, &a, sums)) {
+        let output = p.output(g.outs[n]);
+        narrow(p, [&a, &output], part.clone(), epilogue, operands);
+        return Ok(());
+    }
     for operand in &mut operands {
         let column = &operand.layout.strides[rank - 1];
         if !column.is(0) && !column.is(1) {
@@ -126,6 +135,42 @@ pub(super) fn product(p: &mut Planner<'_>, g: &Group<'_>, node: Node, n: usize) 
         p.copy(&c, &wanted);
     }
     Ok(())
+}
+
+/// Rows of a weight up to which a product is a sum written out: tiles would take longer to set up than to fill.
+const NARROW: i64 = 4;
+
+fn is_narrow(p: &Planner<'_>, part: &Part, a: &View, sums: ElemType) -> bool {
+    let exact = matches!(sums, ElemType::F32 | ElemType::F64);
+    let alike = a.elem == sums && p.weights.get(part.source).elem == sums;
+    exact && alike && p.options.weights.is_none() && (1..=NARROW).contains(&part.dims[0])
+}
+
+/// The product as a map: `sum of a[.., i] b[i, ..]`, and the epilogue of that.
+fn narrow(p: &mut Planner<'_>, [a, output]: [&View; 2], part: Part, epilogue: Expr, operands: Vec<View>) {
+    let (terms, space) = (part.dims[0] as u32, output.layout.dims.clone());
+    let weight = Layout::contiguous(&[part.dims[0].into(), part.dims[1].into()]);
+    let source = p.dense_source(part);
+    let weight = View { buffer: Buffer::Weight(p.weights.item(Item::Plain(source))), elem: a.elem, layout: weight };
+    let at = |view: &View, axis: usize, i: u32| {
+        let mut layout = view.layout.clone();
+        layout.offset = layout.offset + layout.strides[axis].clone() * Dim::from(i64::from(i));
+        layout.dims[axis] = 1.into();
+        view.with(layout.broadcast(&space))
+    };
+    let columns = (0..terms).map(|i| at(a, space.len() - 1, i));
+    let inputs: Vec<View> = columns.chain((0..terms).map(|i| at(&weight, 0, i))).chain(operands).collect();
+    let mut builder = Builder::new();
+    let read: Vec<Id> = inputs.iter().enumerate().map(|(i, v)| builder.input(i as u32, v.elem)).collect();
+    let (columns, rest) = read.split_at(terms as usize);
+    let (rows, operands) = rest.split_at(terms as usize);
+    let mut sum = builder.mul(columns[0], rows[0]);
+    for (x, w) in columns.iter().zip(rows).skip(1) {
+        let term = builder.mul(*x, *w);
+        sum = builder.add(sum, term);
+    }
+    let result = builder.inline(&epilogue, &[&[sum], operands].concat());
+    p.map(inputs, builder.finish(result), output.clone());
 }
 
 enum Right {

@@ -128,7 +128,7 @@ impl Planner<'_> {
     }
 
     /// The same elements in row-major order.
-    fn dense_source(&mut self, part: Part) -> SourceId {
+    pub(super) fn dense_source(&mut self, part: Part) -> SourceId {
         let (elem, dims) = (self.weights.get(part.source).elem, part.dims.clone());
         self.weights.source(Source { elem, dims, data: Data::Concat { axis: 0, parts: vec![part] } })
     }

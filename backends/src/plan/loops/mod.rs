@@ -4,7 +4,8 @@
 //! planner's fields, and those of the entry wait. What temporaries stand for is their [`Kind`].
 //!
 //! A loop keeps its steps in the plan, each a launch of its own, if it computes or holds much and its rows cannot be told
-//! apart: its launches then have the threads that one task would not.
+//! apart: its launches then have the threads that one task would not. A `scan` has no such steps: one whose rows mix is one
+//! task on one thread, however much it computes.
 
 mod build;
 mod compact;

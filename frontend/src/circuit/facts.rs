@@ -46,6 +46,11 @@ pub(super) fn describe(mut c: Circuit, format: &str, notes: &mut Vec<String>) ->
         notes
             .push(format!("not known to be deterministic, so that `mpe` gives a good row, not always the best: {why}"));
     }
+    let real = c.variables.iter().filter(|d| d.values().is_none()).count();
+    if real > 0 {
+        let variables = if real == 1 { "1 variable is".into() } else { format!("{real} variables are") };
+        notes.push(format!("no entry `marginals`, as {variables} continuous"));
+    }
     let unused = c.variables.len() - report.used_variables.min(c.variables.len());
     if unused > 0 {
         notes.push(format!("{unused} variables that no node depends on"));

@@ -45,7 +45,7 @@ mod verify;
 pub use artifact::{Artifact, OpenOptions};
 pub use code::Loader;
 #[cfg(any(feature = "write", feature = "cli"))]
-pub use destination::{Destination, write_output};
+pub use destination::{Destination, same_file, write_output};
 pub use error::{BadIndex, Error, Result};
 pub use executor::Executor;
 pub use profile::{LaunchEvent, Profile};

@@ -41,8 +41,8 @@ pub struct Writer<W: Write + Seek = BufWriter<File>> {
 }
 
 impl Writer {
-    /// Starts an artifact that will stand at `path`. Until `finish` it is a hidden file in the same directory; a device
-    /// at `path` is written as it is.
+    /// Starts an artifact that will stand at `path`. Until `finish` it has no name, or where the file system
+    /// has no such files a hidden one in the same directory; a device at `path` is written as it is.
     pub fn create(path: impl AsRef<Path>) -> Result<Writer> {
         let path = path.as_ref().to_owned();
         match Destination::create(&path) {

@@ -10,6 +10,7 @@ mod circuit;
 mod config;
 mod detect;
 mod error;
+mod files;
 mod graph;
 mod hf;
 mod json;
@@ -22,6 +23,7 @@ pub mod weights;
 pub use circuit::{circuit_formats, circuit_from_bytes, vtree_from_bytes};
 pub use detect::{Format, detect};
 pub use error::{ImportError, ImportErrors};
+pub use files::files;
 pub use options::{DimSpec, LoadOptions};
 pub use weights::{TensorRef, Weights};
 

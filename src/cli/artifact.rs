@@ -27,6 +27,7 @@ impl From<CliError> for Failure {
             CliError::File { .. } => Failure::new(Code::Tensors, message),
             CliError::Read { .. } => Failure::new(Code::Read, message),
             CliError::Write { .. } => Failure::new(Code::Write, message),
+            CliError::Overwrites { .. } => Failure::new(Code::Overwrite, message),
             CliError::Input(_) => Failure::new(Code::Option, message),
             CliError::Output(_) => Failure::new(Code::Write, message),
         }

@@ -1,8 +1,8 @@
 //! `kiln encode` and `kiln decode`: the runtime's verbs, which here also take a circuit's model file for its artifact.
 
-use super::artifact;
 use super::explain::Code;
 use super::failure::{Failure, Result};
+use super::{artifact, output};
 use kiln_backends::codec::of_module;
 use kiln_frontend::LoadOptions;
 use kiln_runtime::cli::{DecodeArgs, EncodeArgs, OpenArgs, decode_with, encode_with, open_codec};
@@ -13,11 +13,13 @@ use std::io::Read;
 use std::path::Path;
 
 pub(crate) fn encode(args: &EncodeArgs) -> Result<()> {
+    output::overwrites(&[&args.output], &args.artifact, &[&args.data])?;
     let codec = codec(&args.artifact, &args.open)?;
     artifact::verb(|out| encode_with(&codec, args, out))
 }
 
 pub(crate) fn decode(args: &DecodeArgs) -> Result<()> {
+    output::overwrites(&[&args.output], &args.artifact, &[&args.input])?;
     let codec = codec(&args.artifact, &args.open)?;
     artifact::verb(|out| decode_with(&codec, args, out))
 }

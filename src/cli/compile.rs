@@ -102,6 +102,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 fn artifact(args: &Args, options: &kiln::Options, out: &Path) -> Result<()> {
     output::folder(out)?;
+    output::overwrites(&[out], &args.model, &[])?;
     let report = kiln::compile(&args.model, options, out);
     progress::done();
     let report = report?;
@@ -158,6 +159,7 @@ fn emit(args: &Args, options: &kiln::Options, form: Form, out: Option<&Path>) ->
         let (form, targets) = (format!("{form:?}").to_lowercase(), options.targets.join(", "));
         return Err(Failure::new(Code::Option, format_args!("code for {targets} has no form {form}")));
     }
+    output::overwrites(out.as_slice(), &args.model, &[])?;
     let parts = kiln::emit(&args.model, options, what);
     progress::done();
     let parts = parts?;
@@ -166,10 +168,10 @@ fn emit(args: &Args, options: &kiln::Options, form: Form, out: Option<&Path>) ->
         return Err(Failure::new(Code::Option, message));
     }
     if let Some(folder) = out.filter(|p| p.is_dir()) {
-        for (name, bytes) in &parts {
-            output::file(&folder.join(format!("{}.{extension}", name.replace(['/', ':'], "-"))), bytes)?;
-        }
-        return Ok(());
+        let path = |name: &str| folder.join(format!("{}.{extension}", name.replace(['/', ':'], "-")));
+        let paths: Vec<PathBuf> = parts.iter().map(|(name, _)| path(name)).collect();
+        output::overwrites(&paths.iter().map(|p| &**p).collect::<Vec<_>>(), &args.model, &[])?;
+        return paths.iter().zip(&parts).try_for_each(|(path, (_, bytes))| output::file(path, bytes));
     }
     let joined = match (form, &parts[..]) {
         (Form::Obj, [(_, object)]) => object.clone(),

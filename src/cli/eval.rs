@@ -30,6 +30,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     kiln_runtime::cli::check_output(args.outputs.as_deref())?;
+    output::overwrites(args.outputs.as_deref().as_slice(), &args.model, args.inputs.as_deref().as_slice())?;
     let model = args.load.load(&args.model)?;
     let entry = interpret::entry(&model.module, args.entry.as_deref())?.name.clone();
     let inputs = args.inputs.as_deref().map_or(Ok(vec![]), interpret::read)?;

@@ -36,8 +36,9 @@ codes! {
     Read "E0101" 1 "a file cannot be read"
         "The operating system gave the reason. Look whether the path is right and whether you may read it."
     Write "E0102" 1 "an output cannot be written"
-        "The operating system gave the reason: no such folder, no room, no permission. A file that Kiln was writing is \
-         removed, and what stood under its name before is still there."
+        "The operating system gave the reason: no such folder, no room, no permission. What Kiln had written is gone, and \
+         what stood under its name before is still there. Only where a signal ended Kiln on a file system without files \
+         that have no name, a hidden file .kiln-PID-N stays in the output's folder; it may be deleted."
     Format "E0103" 1 "the kind of a model cannot be told"
         "Kiln looks at the content: a folder with `config.json` and `model.safetensors` (or an index of shards) is a \
          Hugging Face model, and a text that starts with `module` is a .kir graph; circuits begin as \
@@ -70,6 +71,9 @@ codes! {
         "The message gives line or byte, what was expected and what was found. A circuit must be smooth (children of a sum \
          have the same variables) and decomposable (children of a product share none), or its answers would be wrong; \
          formats of learners also promise weights that add up to 1, and a vtree of the same name must be the circuit's own."
+    Overwrite "E0112" 2 "an output is a file that is read"
+        "Writing it would destroy the model, the artifact or the inputs, or one output by another. Links do not matter: it \
+         is the same file under any name. Give the output another name."
     Unsupported "E0201" 1 "something in the model cannot be compiled"
         "All such places are listed, each with the reason. Where a target has no code for an op, another may: `kiln \
          targets`. An entry must give an output, and each of its symbolic sizes must be the size of an axis of an input, \

@@ -52,6 +52,7 @@ enum Verb {
 
 /// Runs the program on its arguments.
 pub(crate) fn main() -> ExitCode {
+    kiln_runtime::cli::begin();
     let done = match Cli::parse().verb {
         Verb::Compile(args) => compile::run(args),
         Verb::Run(args) => artifact::verb(|out| kiln_runtime::cli::run(&args, out)),

@@ -35,6 +35,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
+    output::overwrites(args.output.as_deref().as_slice(), &args.model, &[])?;
     let mut module = args.load.load(&args.model)?.module;
     let printed = RefCell::new(Ok(()));
     let print = |pass: &Pass, module: &kiln_ir::Module| {

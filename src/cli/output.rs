@@ -2,6 +2,7 @@
 
 use super::explain::Code;
 use super::failure::{Failure, Result};
+use kiln_runtime::cli::check_overwrites;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -32,6 +33,14 @@ pub(crate) fn folder(path: &Path) -> Result<()> {
         Ok(_) => fail(&format_args!("{} is no folder", folder.display())),
         Err(e) => fail(&format_args!("{}: {e}", folder.display())),
     }
+}
+
+/// Checks that no output is one of the files that are read: those of a model, or others. Before any work is done.
+pub(crate) fn overwrites(outputs: &[&Path], model: &Path, others: &[&Path]) -> Result<()> {
+    // What is new takes the place of nothing, and finding a model's files can take reading a text.
+    let files = if outputs.iter().any(|p| p.is_file()) { kiln_frontend::files(model) } else { vec![] };
+    let read: Vec<&Path> = files.iter().map(|p| &**p).chain(others.iter().copied()).collect();
+    Ok(check_overwrites(outputs, &read)?)
 }
 
 /// Creates `path` with these bytes: all of them, or what stood there before stays.

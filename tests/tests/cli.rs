@@ -563,11 +563,80 @@ fn a_failure_leaves_the_output_as_it_was() {
     let graph = line(folder.path());
     kiln(["opt", graph.to_str().unwrap(), "--passes", "cse", "-o", link.to_str().unwrap()]).well();
     assert!(link.is_symlink() && fs::read(&out).unwrap() == LINE.as_bytes(), "a link is written through");
+    let dangling = folder.path().join("dangling.kir");
+    std::os::unix::fs::symlink("appears.kir", &dangling).unwrap();
+    kiln(["opt", graph.to_str().unwrap(), "--passes", "cse", "-o", dangling.to_str().unwrap()]).well();
+    assert!(dangling.is_symlink() && fs::read(folder.path().join("appears.kir")).unwrap() == LINE.as_bytes());
     kiln(["compile", graph.to_str().unwrap(), "-o", "/dev/null", "--json"]).well();
     kiln(["opt", graph.to_str().unwrap(), "-o", "/dev/null"]).well();
     assert!(!fs::symlink_metadata("/dev/null").unwrap().is_file(), "a device stays one");
     let nowhere = folder.path().join("missing/out.kiln");
     kiln(["compile", VIT, "-o", nowhere.to_str().unwrap()]).exits(1).says(&["E0102", "missing/out.kiln"]);
+}
+
+/// Each output is one of the files that the verb reads, under one of their names.
+#[test]
+fn no_output_takes_the_place_of_what_is_read() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (model, weights) = (path("vit"), path("vit/model.safetensors"));
+    fs::create_dir(&model).unwrap();
+    for file in fs::read_dir(Path::new(ROOT).join(VIT)).unwrap().map(|f| f.unwrap().path()) {
+        fs::copy(&file, Path::new(&model).join(file.file_name().unwrap())).unwrap();
+    }
+    let (code, input, graph) = (path("vit.kiln"), path("in.safetensors"), path("line.kir"));
+    fs::copy(artifact(), &code).unwrap();
+    line(folder.path());
+    tensors(Path::new(&input), "x", &[2], &[1.0, 2.0]);
+    fs::hard_link(&input, path("hard.safetensors")).unwrap();
+    std::os::unix::fs::symlink("vit.kiln", path("soft.html")).unwrap();
+    let circuit = path("a.jpc");
+    fs::write(&circuit, "").unwrap();
+    fs::write(path("a.vtree"), "").unwrap();
+    let before: Vec<Vec<u8>> = [&weights, &code, &input, &graph].iter().map(|p| fs::read(p).unwrap()).collect();
+    for args in [
+        vec!["compile", &model, "-o", &weights],
+        vec!["compile", &model, "-o", &path("vit/config.json")],
+        vec!["compile", &graph, "-o", &graph],
+        vec!["compile", &graph, "--emit", "kir", "-o", &path("./line.kir")],
+        vec!["compile", &circuit, "-o", &path("a.vtree")],
+        vec!["opt", &graph, "-o", &graph],
+        vec!["eval", &graph, "--inputs", &input, "--outputs", &path("hard.safetensors")],
+        vec!["eval", &model, "--inputs", &input, "--outputs", &weights],
+        vec!["run", &code, "--inputs", &input, "--outputs", &input],
+        vec!["bench", &code, "--inputs", &input, "--outputs", &input],
+        vec!["bench", &code, "--inputs", &input, "--profile", &code],
+        vec!["bench", &code, "--inputs", &input, "--outputs", &path("new.npz"), "--profile", &path("./new.npz")],
+        vec!["inspect", &code, "--html", &path("soft.html")],
+        vec!["encode", &code, &input, "-o", &code],
+        vec!["encode", &circuit, &input, "-o", &path("a.vtree")],
+        vec!["decode", &code, &input, "-o", &input],
+    ] {
+        let done = kiln(&args).exits(2).says(&["error[E0112]", args[args.len() - 1], "expected an output of its own"]);
+        assert_eq!(done.stdout, "", "{args:?}");
+    }
+    fs::write(path("module.kir"), LINE).unwrap();
+    let emitted = ["compile", &path("module.kir"), "--emit", "kir", "-o", &path("")];
+    kiln(emitted).exits(2).says(&["E0112", "module.kir"]);
+    assert_eq!(fs::read_to_string(path("module.kir")).unwrap(), LINE);
+    for (path, bytes) in [&weights, &code, &input, &graph].iter().zip(before) {
+        assert!(fs::read(path).unwrap() == bytes, "{path}");
+    }
+    // What is beside the model's files, and none of them, may be written again.
+    for _ in 0..2 {
+        kiln(["eval", &graph, "--inputs", &input, "--outputs", &path("out.safetensors")]).well();
+        kiln(["opt", &graph, "--passes", "cse", "-o", &path("vit/out.kir")]).well();
+    }
+}
+
+#[test]
+fn an_output_that_outgrows_a_limit_is_an_error_and_leaves_nothing() {
+    let folder = folder();
+    let mut command = Command::new("sh");
+    let script = "ulimit -f 8; exec \"$0\" inspect \"$1\" --html \"$2/out.html\"";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_kiln"), artifact()]).arg(folder.path()).current_dir(ROOT);
+    Done::of(command.output().unwrap()).exits(1).says(&["error[E0102]", "out.html", "too large"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -227,6 +227,11 @@ pub(crate) fn is_named(name: &str) -> bool {
     [".psdd", ".jpc", ".jpc.gz", ".spn", ".uai", ".nnf", ".sdd"].iter().any(|end| name.ends_with(end))
 }
 
+/// What may be read beside the circuit at `path`.
+pub(crate) fn beside(path: &Path) -> impl Iterator<Item = PathBuf> {
+    vtree_of(path).map(|(file, _)| file).into_iter().chain([path.with_extension("weights")])
+}
+
 pub(crate) fn load(path: &Path, options: &LoadOptions, errors: &mut Errors) -> Option<Loaded> {
     let read = file_of(path).and_then(|file| read(&file, errors));
     let (circuit, format, mut notes) = read.map_err(|e| errors.push(e)).ok()??;

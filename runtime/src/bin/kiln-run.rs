@@ -23,6 +23,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    cli::begin();
     let args = Args::parse();
     let out = &mut BufWriter::new(stdout().lock());
     cli::exit(match &args.verb {

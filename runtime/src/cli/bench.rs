@@ -1,7 +1,7 @@
 //! `bench`: repeated runs of one entry, timed one by one.
 
 use super::trace::Trace;
-use super::{CliError, EntryArgs, check_output, line, views, write_tensors};
+use super::{CliError, EntryArgs, line, views, write_tensors};
 use crate::artifact::hex;
 use crate::{Artifact, Session, Tensor};
 use serde_json::json;
@@ -31,10 +31,11 @@ const PROFILED_RUNS: u32 = 10;
 
 /// Times the entry on the inputs. The latency of a run is that of the call that writes into existing outputs.
 pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    check_output(args.entry.outputs.as_deref())?;
     let start = Instant::now();
     let artifact = args.entry.open.open(&args.entry.artifact)?;
     let entry = args.entry.entry_name(&artifact)?;
+    let outputs = args.entry.outputs.clone().or_else(|| args.entry.json.then(|| default_outputs(&artifact, &entry)));
+    args.entry.check_outputs(&[outputs.as_deref(), args.profile.as_deref()])?;
     let mut session = Session::new(&artifact, args.entry.session_options())?;
     let opened = start.elapsed();
     let inputs = args.entry.read_inputs(&mut session, &entry)?;
@@ -71,7 +72,6 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     if let Some(path) = &args.profile {
         facts["profile"] = profile(args, &artifact, &entry, &inputs, path, out)?;
     }
-    let outputs = args.entry.outputs.clone().or_else(|| args.entry.json.then(|| default_outputs(&artifact, &entry)));
     if let Some(path) = outputs {
         let tensors: Vec<_> = runner.outputs.iter().map(|(name, tensor)| (name.as_str(), tensor.view())).collect();
         write_tensors(&path, &tensors)?;

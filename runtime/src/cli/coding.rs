@@ -1,7 +1,7 @@
 //! `encode` and `decode`: rows to a small file and back, with the probabilities of a circuit.
 
 use super::rows::{Reader, Target};
-use super::{CliError, OpenArgs};
+use super::{CliError, OpenArgs, check_overwrites};
 use crate::artifact::hex;
 use crate::codec::{Codec, CodecError, Decoder, Encoder, Summary};
 use crate::format::ElemType;
@@ -57,6 +57,7 @@ pub fn encode(args: &EncodeArgs, out: &mut dyn Write) -> Result<(), CliError> {
 
 /// The same with a codec that is at hand.
 pub fn encode_with(codec: &Codec, args: &EncodeArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    check_overwrites(&[&args.output], &[&args.artifact, &args.data])?;
     let mut rows = Reader::open(&args.data, codec)?;
     let blame = |e: Error| match e {
         Error::Codec(CodecError::Write(_)) => at(&args.output, e),
@@ -93,6 +94,7 @@ pub fn decode(args: &DecodeArgs, out: &mut dyn Write) -> Result<(), CliError> {
 
 /// The same with a codec that is at hand.
 pub fn decode_with(codec: &Codec, args: &DecodeArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    check_overwrites(&[&args.output], &[&args.artifact, &args.input])?;
     let target = Target::of(&args.output)?;
     let file = File::open(&args.input).map_err(|e| CliError::file(&args.input, e))?;
     let mut input = BufReader::new(file);

@@ -1,6 +1,6 @@
 //! `inspect`: what is in an artifact.
 
-use super::{CliError, OpenArgs, line, report, unpack_record};
+use super::{CliError, OpenArgs, check_overwrites, line, report, unpack_record};
 use crate::artifact::hex;
 use crate::format::{Arg, Count, Manifest, Plan, Port, SectionKind, Step, UNBOUNDED};
 use crate::text::plain_lines;
@@ -36,6 +36,7 @@ pub struct InspectArgs {
 
 /// Prints the artifact's manifest, and its plans, memory and rewrites as asked. Its whole content is verified first.
 pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    check_overwrites(args.html.as_deref().as_slice(), &[&args.artifact])?;
     let artifact = args.open.open(&args.artifact)?;
     artifact.verify()?;
     let manifest = artifact.manifest();

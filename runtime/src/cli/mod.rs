@@ -25,8 +25,20 @@ pub use record::{pack_record, unpack_record};
 pub use run::{RunArgs, run};
 pub use tensors::{check_output, read_tensors, write_tensors};
 
+/// Refuses outputs that are files which are read, or are one file; asked before any work is done for them.
+pub fn check_overwrites(outputs: &[&Path], read: &[&Path]) -> Result<(), CliError> {
+    for (i, output) in outputs.iter().enumerate() {
+        let read = read.iter().map(|other| (other, "which is read"));
+        let before = outputs[..i].iter().map(|other| (other, "which is another output"));
+        if let Some((other, role)) = read.chain(before).find(|(other, _)| same_file(output, other)) {
+            return Err(CliError::Overwrites { output: output.into(), other: other.into(), role });
+        }
+    }
+    Ok(())
+}
+
 use crate::text::plain_lines;
-use crate::{Artifact, OpenOptions, Session, SessionOptions, Tensor};
+use crate::{Artifact, OpenOptions, Session, SessionOptions, Tensor, same_file};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -52,6 +64,8 @@ pub enum CliError {
     Read { path: PathBuf, source: io::Error },
     #[error("{path}: {source}", path = .path.display())]
     Write { path: PathBuf, source: io::Error },
+    #[error("{output}: expected an output of its own, found {other}, {role}", output = .output.display(), other = .other.display())]
+    Overwrites { output: PathBuf, other: PathBuf, role: &'static str },
     #[error("{0}")]
     Input(String),
     #[error("standard output: {0}")]
@@ -72,6 +86,13 @@ impl CliError {
     }
 }
 
+/// To be called once, as the program starts: a file that outgrows the limit of this process is then an error of the write,
+/// which takes the file back, and not the end of the program.
+pub fn begin() {
+    // SAFETY: no handler is installed, so nothing of ours runs in one.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Reports an error on standard error and gives the exit code. Whoever closed our standard output has seen enough.
 pub fn exit(result: Result<(), CliError>) -> ExitCode {
     match result {
@@ -82,8 +103,8 @@ pub fn exit(result: Result<(), CliError>) -> ExitCode {
             // Nobody is left to tell when standard error is closed too.
             let _ = writeln!(io::stderr(), "error: {}", plain_lines(&e.to_string()));
             ExitCode::from(match e {
-                // The command line names an entry that is not there, or should name one.
-                CliError::Input(_) | CliError::Runtime(crate::Error::NoEntry { .. }) => 2,
+                // The command line names an entry that is not there, or should name one, or an output that is an input.
+                CliError::Input(_) | CliError::Overwrites { .. } | CliError::Runtime(crate::Error::NoEntry { .. }) => 2,
                 _ => 1,
             })
         }
@@ -144,6 +165,13 @@ impl OpenArgs {
 }
 
 impl EntryArgs {
+    /// Whether all outputs of a verb, of which `--outputs` is one, can go where they are to go.
+    pub(crate) fn check_outputs<'a>(&'a self, outputs: &[Option<&'a Path>]) -> Result<(), CliError> {
+        check_output(self.outputs.as_deref())?;
+        let given = |paths: &[Option<&'a Path>]| paths.iter().flatten().copied().collect::<Vec<_>>();
+        check_overwrites(&given(outputs), &given(&[Some(&self.artifact), self.inputs.as_deref()]))
+    }
+
     pub(crate) fn session_options(&self) -> SessionOptions {
         let threads = self.threads.map(usize::from);
         SessionOptions { threads, target: self.target.clone(), ..SessionOptions::default() }

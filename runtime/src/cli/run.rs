@@ -1,7 +1,7 @@
 //! `run`: one run of one entry.
 
 use super::values::{Class, classes, summary};
-use super::{CliError, EntryArgs, check, check_output, line, trace::Counter, views, write_tensors};
+use super::{CliError, EntryArgs, check, line, trace::Counter, views, write_tensors};
 use crate::format::Manifest;
 use crate::{Outputs, Session};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ pub struct RunArgs {
 
 /// Runs the entry on the inputs, and writes the outputs or a short summary of them.
 pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    check_output(args.entry.outputs.as_deref())?;
+    args.entry.check_outputs(&[args.entry.outputs.as_deref()])?;
     let artifact = args.entry.open.open(&args.entry.artifact)?;
     let entry = args.entry.entry_name(&artifact)?;
     let counter = args.stats.then(Arc::<Counter>::default);

@@ -7,7 +7,7 @@
 Sections: tours (batches of 1 and of 128, 10 cities), lengths (3 to 200 cities), overhead; all by default. The model is ZOO/models/ptrnet-tsp. Peers: ONNX Runtime on decode_loop.onnx (any n) and on decode_n10.onnx (unrolled), and
 the PyTorch reference of ZOO/make/ptrnet.py, eager and by torch.compile. Peers that take rows of one length only are given a
 batch of mixed lengths as one call a length, and their times are added. Everything is timed in turn, round by round;
-ratios are medians over rounds. The limits are the time in which one core does the arithmetic at its FMA peak (--peak, or
+times are medians of calls, and ratios medians over rounds. The limits are the time in which one core does the arithmetic at its FMA peak (--peak, or
 measured with a matrix product) and in which it reads the weights once a step from L2 (measured with a dot product of
 operands of that size); the first step of the encoder, whose state is zero, needs no product.
 
@@ -44,15 +44,17 @@ def best_of(call, repeats=5):
 
 
 def timer(call, seconds):
-    """A function that gives the mean time of a call over about so many seconds."""
+    """A function that gives the median time of a call over about so many seconds."""
     call()
     count = max(1, int(seconds / max(best_of(call, 3), 1e-7)))
 
     def measure():
-        begin = time.perf_counter()
+        times = []
         for _ in range(count):
+            begin = time.perf_counter()
             call()
-        return (time.perf_counter() - begin) / count
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)
 
     return measure
 
@@ -111,7 +113,7 @@ class Kiln:
         return last_json(run(*self.command, "--iterations", count, "--warmup", max(2, count // 10)))
 
     def __call__(self):
-        return statistics.mean(self.bench(self.count)["latencies_s"])
+        return statistics.median(self.bench(self.count)["latencies_s"])
 
 
 def limits(a, lengths):

@@ -319,6 +319,38 @@ fn expressions() {
     }
 }
 
+/// Scores behind a mask: whatever the masked rows hold, also where they are all there is.
+#[test]
+fn results_that_are_not_used() {
+    let [a, b, c] = named();
+    for (inverted, reduced, kind) in
+        [(false, 2, Kind::Sum), (true, 2, Kind::Max), (false, 1, Kind::Sum), (true, 2, Kind::Mean)]
+    {
+        let mut p = Builder::new();
+        let x = p.input(0, F32);
+        let y = p.unary(Unary::Tanh, x);
+        let mut e = Builder::new();
+        let (sum, mask) = (e.input(0, F32), e.input(1, ElemType::I1));
+        let hidden = e.constant(f64::NEG_INFINITY, sum);
+        let shown = if inverted { e.select(mask, sum, hidden) } else { e.select(mask, hidden, sum) };
+        let base = contiguous(F32, kind, &[a.clone(), b.clone(), c.clone()], &[reduced]);
+        let mask = Access { elem: ElemType::I1, ..base.output.clone() };
+        let spec = Spec { prologue: p.finish(y), epilogue: e.finish(shown), epilogue_inputs: vec![mask], ..base };
+        for level in harness::levels() {
+            let kernel = Compiled::new(spec.clone(), level);
+            for [n, m, k] in [[1, 1, 1], [3, 7, 130], [2, 40, 16]] {
+                let sizes = [("A", n), ("B", m), ("C", k)];
+                let mut given = inputs(&spec, &sizes, 5);
+                run(&kernel, &sizes, &given);
+                for all in [0.0, 1.0] {
+                    given[1].fill(all);
+                    run(&kernel, &sizes, &given);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn not_a_number() {
     let spec = |kind, reduced: usize| contiguous(F32, kind, &named()[..2], &[reduced]);

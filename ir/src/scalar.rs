@@ -124,6 +124,11 @@ impl Expr {
         self.insts[self.insts.len() - 1].1
     }
 
+    /// The expression whose value is that of an instruction.
+    pub fn part(&self, id: Id) -> Expr {
+        Builder { insts: self.insts.clone(), known: HashMap::new() }.finish(id)
+    }
+
     /// Whether the expression only passes its input 0 on.
     pub fn is_identity(&self) -> bool {
         matches!(self.insts.as_slice(), [(Inst::Input(0), _)])

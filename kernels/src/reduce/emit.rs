@@ -6,11 +6,12 @@ use super::{
 };
 use crate::{
     abi::Kernel,
-    build::{Elem, Ix, K, Ty, V},
+    build::{Bool, Elem, Ix, K, Ty, V},
     cpu::Cpu,
     scalar,
     view::{Part, View, coordinates, masks, product, sizes, vectors},
 };
+use kiln_ir::scalar::Expr;
 
 pub(super) struct Task<'s, 'k> {
     spec: &'s Spec,
@@ -102,8 +103,23 @@ impl<'s, 'k> Task<'s, 'k> {
     /// One result, in vectors along a reduced axis.
     fn along(&self, mut index: Vec<Ix<'k>>) {
         let axis = self.spec.vector_axis().or_else(|| self.spec.reduced.len().checked_sub(1).map(|_| index.len() - 1));
-        let state = self.nest(&mut index, self.reduced_order(axis), Part::All(1), axis);
-        self.finish(&state, &index, Part::All(1), None);
+        let part = Part::All(1);
+        let Some((condition, unused)) = self.spec.unused_where() else {
+            let state = self.nest(&mut index, self.reduced_order(axis), part, axis);
+            return self.finish(&state, &index, part, None);
+        };
+        let nothing = self.k.zero(Ty::new(scalar::register(self.spec.prologue.elem()), 1));
+        let holds = Bool::Value(self.late(&condition, nothing, &index, part, None));
+        let branch = |needed: bool| {
+            let mut index = index.clone();
+            let state = match needed {
+                true => self.nest(&mut index, self.reduced_order(axis), part, axis),
+                false => vec![nothing],
+            };
+            self.finish(&state, &index, part, None);
+            vec![]
+        };
+        self.k.if_else(holds, || branch(!unused), || branch(unused));
     }
 
     /// The reduced axes, `last` as the last.
@@ -172,6 +188,14 @@ impl<'s, 'k> Task<'s, 'k> {
             }
             _ => state[0],
         };
+        let value = self.late(&self.spec.epilogue, result, index, part, axis);
+        let stride = axis.map_or(Ix::Const(1), |a| self.output.strides[a]);
+        self.output.store(self.output.at(index), stride, part, value);
+    }
+
+    /// The value of an expression over the result and the epilogue's inputs.
+    fn late(&self, expr: &Expr, result: V<'k>, index: &[Ix<'k>], part: Part<'k>, axis: Option<usize>) -> V<'k> {
+        let (k, lanes, index) = (self.k, part.lanes(), &index[..self.spec.outer.len()]);
         let stride = |view: &View<'k>| axis.map_or(Ix::Const(1), |a| view.strides[a]);
         let mut input = |n: u32| match n.checked_sub(1) {
             None => result,
@@ -181,8 +205,7 @@ impl<'s, 'k> Task<'s, 'k> {
             }
         };
         let mut coordinate = |a: u32| self.coordinate(index, a as usize, lanes, axis);
-        let value = scalar::fold(k, &self.spec.epilogue, lanes, &mut input, &mut coordinate);
-        self.output.store(self.output.at(index), stride(&self.output), part, value);
+        scalar::fold(k, expr, lanes, &mut input, &mut coordinate)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Floats are added up in the register type (f32 for f16 and bf16) in an order that depends on the shape and the CPU
 //! level alone. A NaN makes a maximum or minimum NaN and is the largest for `Argmax`. The output overlaps no input.
 //! Vectors lie along the axis that is contiguous in the inputs: a reduced one, or an outer one, whose results are then
-//! computed side by side.
+//! computed side by side. Along a reduced axis, costly results that the epilogue does not use are not computed.
 
 pub(crate) mod accumulate;
 mod emit;
@@ -14,7 +14,10 @@ use crate::{
     access::{self, Operand},
     cpu::Cpu,
 };
-use kiln_ir::{Dim, scalar::Expr};
+use kiln_ir::{
+    Dim,
+    scalar::{Expr, Inst, Unary},
+};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Kind {
@@ -51,6 +54,23 @@ pub struct Spec {
 const COLUMNS: i64 = 64;
 
 impl Spec {
+    /// What says that nothing is made of a result, and the value that says so: a result that is costly to compute and
+    /// that the epilogue throws away there, as scores behind a mask are.
+    fn unused_where(&self) -> Option<(Expr, bool)> {
+        let costly = |inst: &Inst| matches!(inst, Inst::Unary(Unary::Exp | Unary::Log | Unary::Tanh | Unary::Erf, _));
+        if self.kind == Kind::Argmax || !self.prologue.insts().iter().any(|(inst, _)| costly(inst)) {
+            return None;
+        }
+        let Some((Inst::Select(condition, yes, no), _)) = self.epilogue.insts().last() else { return None };
+        let [condition, yes, no] = [condition, yes, no].map(|id| self.epilogue.part(*id));
+        let reads = |expr: &Expr| expr.inputs().contains(&0);
+        match (reads(&condition), reads(&yes), reads(&no)) {
+            (false, false, true) => Some((condition, true)),
+            (false, true, false) => Some((condition, false)),
+            _ => None,
+        }
+    }
+
     /// The axis of the inputs that vectors lie along, if there is one on which elements are neighbours.
     fn vector_axis(&self) -> Option<usize> {
         let read = self.prologue.inputs();

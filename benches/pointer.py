@@ -4,12 +4,13 @@
     python benches/pointer.py [--bin target/release] [--zoo ../shared/zoo] [--rounds 9] [--peak GFLOPS] [--no-compile]
                               [--unroll 10] [SECTION ...]
 
-Sections: tours (batches of 1 and of 128, 10 cities), lengths (3 to 200 cities), overhead; all by default. The model is ZOO/models/ptrnet-tsp. Peers: ONNX Runtime on decode_loop.onnx (any n) and on decode_n10.onnx (unrolled), and
-the PyTorch reference of ZOO/make/ptrnet.py, eager and by torch.compile. Peers that take rows of one length only are given a
-batch of mixed lengths as one call a length, and their times are added. Everything is timed in turn, round by round;
-times are medians of calls, and ratios medians over rounds. The limits are the time in which one core does the arithmetic at its FMA peak (--peak, or
-measured with a matrix product) and in which it reads the weights once a step from L2 (measured with a dot product of
-operands of that size); the first step of the encoder, whose state is zero, needs no product.
+Sections: tours (batches of 1 and of 128, 10 cities), lengths (3 to 200 cities), overhead; all by default. The model is
+ZOO/models/ptrnet-tsp. Peers: ONNX Runtime on decode_loop.onnx (any n) and on decode_n10.onnx (unrolled), and the PyTorch
+reference of ZOO/make/ptrnet.py, eager and by torch.compile. Peers that take rows of one length only are given a batch of
+mixed lengths as one call a length, and their times are added. Everything is timed in turn, round by round; times are
+medians of calls, and ratios medians over rounds. The limits are the time in which one core does the arithmetic at its FMA
+peak (--peak, or measured with a matrix product) and in which it reads the weights once a step from L2 (measured with a
+dot product of operands of that size); the first step of the encoder, whose state is zero, needs no product.
 
 torch.compile unrolls the loop over the cities and is run up to --unroll of them. The overhead of a step is the time that a
 network of 4 hidden units takes for each step, whose arithmetic is a thousandth of the other's: loops, calls, addresses,

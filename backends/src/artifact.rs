@@ -11,8 +11,8 @@ use crate::{
 use kiln_ir::{Dim, ElemType, Module, SymbolFacts, Type, Value, Verified};
 use kiln_kernels::{KernelSpec, Level as Target, cpu::CpuLevel, cuda::Sm};
 use kiln_runtime::format::{
-    self, Arg, Block, Count, Entry, Grid, Kernel, Level, Manifest, Plan, Port, SizeExpr, Summary, Symbol, TargetCode,
-    TargetInfo, UNBOUNDED, Writer,
+    self, Arg, Block, Condition, Count, Entry, Grid, Kernel, Level, MAX_EXTENT, Manifest, Plan, Port, SizeExpr,
+    Summary, Symbol, TargetCode, TargetInfo, UNBOUNDED, Writer,
 };
 use std::{
     collections::HashMap,
@@ -102,12 +102,14 @@ fn manifest(m: &Module, levels: &[Target], kernels: Vec<Vec<Kernel>>, producer: 
         elem: elem(ty.elem),
         dims: ty.dims.iter().map(|d| size_expr(d, &m.symbols)).collect(),
     };
+    let condition = |c: kiln_ir::Condition| Condition { size: size_expr(&c.size, &m.symbols), asked_by: c.asked_by };
     let entry = |e: &kiln_ir::Entry| {
         let body = &m.regions[e.body];
         Entry {
             name: e.name.clone(),
             inputs: body.args.iter().map(|v| port(m.name_of(*v), m.ty(*v))).collect(),
             outputs: body.results.iter().zip(&e.outputs).map(|(v, name)| port(name.clone(), m.ty(*v))).collect(),
+            conditions: kiln_ir::conditions(m, e).into_iter().map(condition).collect(),
         }
     };
     Manifest {
@@ -174,7 +176,7 @@ impl Lowering<'_> {
             Step::While { condition, body, max, label } => format::Step::While {
                 cond: self.arg(plan, condition),
                 body: *body,
-                max: size_expr(max, self.symbols),
+                max: self.most(max),
                 label: label.clone(),
             },
             Step::For { count, index, body } => format::Step::For {
@@ -212,7 +214,15 @@ impl Lowering<'_> {
             args: launch.args.iter().map(|a| self.arg(plan, a)).collect(),
             sizes,
             tasks: expr(&tasks),
-            limits: launch.limits.iter().map(expr).collect(),
+            limits: launch.limits.iter().map(|most| self.most(most)).collect(),
+        }
+    }
+
+    /// The most runs of a loop. Nothing runs as often as the format's largest number.
+    fn most(&self, runs: &Dim) -> SizeExpr {
+        match runs.as_const() {
+            Some(n) => SizeExpr::constant(n.min(MAX_EXTENT)),
+            None => size_expr(runs, self.symbols),
         }
     }
 

@@ -6,6 +6,7 @@
 
 pub mod attr;
 pub mod circuit;
+pub mod condition;
 pub mod cost;
 pub mod dim;
 pub mod eval;
@@ -20,6 +21,7 @@ pub mod verify;
 
 pub use attr::{Attr, Attrs};
 pub use circuit::Circuit;
+pub use condition::{Condition, conditions};
 pub use cost::Cost;
 pub use dim::{Dim, Symbol, SymbolFacts};
 pub use module::{

@@ -20,7 +20,7 @@ use crate::{
     ops::{Arity, Cx, Primitive, RegionTypes, Violation},
     text::at_text,
 };
-use std::{collections::HashSet, fmt, ops::Deref};
+use std::{cell::RefCell, collections::HashSet, fmt, ops::Deref};
 
 /// A module that the verifier has passed: the only thing that backends take.
 #[derive(Clone, Copy)]
@@ -112,6 +112,7 @@ pub(crate) fn context<'a>(
             .collect(),
         symbols: &m.symbols,
         module: Some(m),
+        asked: RefCell::default(),
     }
 }
 

@@ -93,7 +93,7 @@ pub(crate) fn op_cycles(
     result: &Type,
     weight_time: bool,
 ) -> u64 {
-    let cx = Cx { op, operands, attrs, regions: vec![], symbols, module: None };
+    let cx = Cx { op, operands, attrs, regions: vec![], symbols, module: None, asked: Default::default() };
     cycles(target, &cx, std::slice::from_ref(result), weight_time)
 }
 

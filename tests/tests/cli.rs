@@ -375,6 +375,64 @@ fn an_index_out_of_range_names_its_place_value_and_range() {
     run("direct").says(&["gather: input ids[1, 1] is 3, expected an index from 0 to 2"]);
 }
 
+/// What the verifier cannot know of sizes, a call is asked: nothing is read beyond a tensor.
+#[test]
+fn sizes_that_a_graph_cannot_take_are_refused_before_it_runs() {
+    let folder = folder();
+    let graph = folder.path().join("window.kir");
+    let text = "module @window stage=imported {
+  dim B = 0..65536
+  entry @forward(%x: f32[B]) -> (y: f32[8], best: i64[]) {
+    %0 = slice %x axis=0 start=5 end=13 : f32[8]
+    %1 = argmax %x axis=0 keep=false : i64[]
+    return %0, %1
+  }
+  entry @largest(%x: f32[B]) -> (y: f32[9]) {
+    %0, %1 = topk %x axis=0 k=9 : f32[9], i64[9]
+    return %0
+  }
+  entry @best(%x: f32[B]) -> (y: i64[]) {
+    %0 = argmax %x axis=0 keep=false : i64[]
+    return %0
+  }
+}
+";
+    fs::write(&graph, text).unwrap();
+    let out = folder.path().join("window.kiln");
+    kiln(["compile", graph.to_str().unwrap(), "-o", out.to_str().unwrap()]).well();
+    let input = folder.path().join("x.safetensors");
+    let run = |entry: &str, size: usize| {
+        tensors(&input, "x", &[size], &vec![1.0; size]);
+        kiln(["run", out.to_str().unwrap(), "--entry", entry, "--inputs", input.to_str().unwrap()])
+    };
+    let few = run("forward", 12).exits(1).says(&[
+        "E0309",
+        "slice",
+        "5..13 step 1 of size B: B - 13 is -1, expected 0 or more; B is 12",
+    ]);
+    assert!(!few.stderr.contains("argmax"), "{}", few.stderr);
+    run("forward", 13).well();
+    run("largest", 8).exits(1).says(&["E0309", "topk", "C2: k is 9, the axis has size B: B - 9 is -1"]);
+    run("largest", 9).well();
+    run("best", 0).exits(1).says(&["E0309", "argmax", "C2: axis 0 of f32[B]: B - 1 is -1"]);
+    run("best", 1).well();
+}
+
+#[test]
+fn sizes_that_no_machine_has_are_refused_when_compiling() {
+    let folder = folder();
+    let graph = folder.path().join("vast.kir");
+    let text = "module @vast stage=imported {
+  entry @f(%x: f32[]) -> (y: f32[4294967296,4294967296,4]) {
+    %0 = broadcast %x to=[4294967296,4294967296,4] : f32[4294967296,4294967296,4]
+    return %0
+  }
+}
+";
+    fs::write(&graph, text).unwrap();
+    kiln(["check", graph.to_str().unwrap()]).exits(1).says(&["f32[4294967296,4294967296,4] takes at least"]);
+}
+
 #[test]
 fn files_that_cannot_be_written_are_named_as_such() {
     for args in [

@@ -1,7 +1,8 @@
 //! What an entry must be, whatever it computes: it gives something, and its inputs decide its sizes.
 
 use super::Unsupported;
-use kiln_ir::{Attr, Dim, Entry, Module, Region, Symbol, SymbolFacts};
+use kiln_ir::{Attr, Dim, Entry, Module, Region, Symbol, SymbolFacts, Value};
+use kiln_runtime::format::MAX_EXTENT;
 use std::collections::BTreeSet;
 
 /// What keeps the module from being planned apart from its nodes.
@@ -16,11 +17,26 @@ pub(super) fn refusals(m: &Module) -> Vec<Unsupported> {
         if entry.outputs.is_empty() && !has_effect(m, entry.body) {
             found.push(refusal(place(), "it has no output".into()));
         }
+        for (value, bytes) in too_large(m, entry.body) {
+            let reason = format!("{} takes at least {bytes} bytes, more than {MAX_EXTENT}", m.ty(value));
+            found.push(refusal(m.show(value), reason));
+        }
         for symbol in free(m, entry) {
             let reason = format!("nothing decides {symbol}: no input has an axis whose size is just {symbol}");
             found.push(refusal(place(), reason));
         }
     }
+    found
+}
+
+/// The values of a region and of those inside that no machine can hold, with the fewest bytes that each takes.
+fn too_large(m: &Module, region: Region) -> Vec<(Value, i64)> {
+    let data = &m.regions[region];
+    let results = data.nodes.iter().flat_map(|n| &m.nodes[*n].results);
+    let bytes = |v: &Value| (m.ty(*v).elements() * Dim::from(m.ty(*v).elem.bytes() as i64)).range(&m.symbols).0;
+    let mut found: Vec<(Value, i64)> = data.args.iter().chain(results).map(|v| (*v, bytes(v))).collect();
+    found.retain(|(_, bytes)| *bytes > MAX_EXTENT);
+    found.extend(data.nodes.iter().flat_map(|n| &m.nodes[*n].regions).flat_map(|inner| too_large(m, *inner)));
     found
 }
 

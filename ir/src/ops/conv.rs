@@ -57,9 +57,7 @@ pub(super) static DEF: OpDef = OpDef {
             let reach = (w.dims[i + 2].clone() - 1.into()) * list("dilations")[i].into();
             let padding = Dim::from(list("low")[i]) + list("high")[i].into();
             let room = x.dims[i + 2].clone() + padding - reach - 1.into();
-            if room.range(cx.symbols).1 < 0 {
-                return Err(Violation::new("C4", format!("kernel {w} on {x}")));
-            }
+            cx.not_negative("C4", std::slice::from_ref(&room), || format!("kernel {w} on {x}"))?;
             dims.push(room.floor_div(&list("strides")[i].into()) + 1.into());
         }
         Ok(vec![x.with_dims(dims)])

@@ -1,8 +1,8 @@
 //! What an op's declaration sees when it infers types, and what it builds with when it decomposes.
 
 use super::Op;
-use crate::{Dim, ElemType, Module, Node, SymbolFacts, Type, Value, attr::Attrs, scalar::Literal};
-use std::fmt;
+use crate::{Condition, Dim, ElemType, Module, Node, SymbolFacts, Type, Value, attr::Attrs, scalar::Literal};
+use std::{cell::RefCell, fmt};
 
 /// A constraint that does not hold: its label and what was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,6 +58,8 @@ pub struct Cx<'a> {
     pub regions: Vec<RegionTypes>,
     pub symbols: &'a [SymbolFacts],
     pub module: Option<&'a Module>,
+    /// What [`Cx::not_negative`] left to the calls while types were inferred.
+    pub asked: RefCell<Vec<Condition>>,
 }
 
 impl Cx<'_> {
@@ -78,10 +80,25 @@ impl Cx<'_> {
         norm_axis(self.attrs.int(name).unwrap_or(0), rank)
     }
 
-    /// Whether the two sizes are certainly different for every value of the symbols.
-    pub fn differ(&self, a: &Dim, b: &Dim) -> bool {
-        let (low, high) = (a.clone() - b.clone()).range(self.symbols);
-        low > 0 || high < 0
+    /// Asks for sizes that are not negative: a violation where one is for all values of the symbols, a [`Condition`] of
+    /// each call where it is for some.
+    pub fn not_negative(
+        &self,
+        label: &'static str,
+        sizes: &[Dim],
+        found: impl Fn() -> String,
+    ) -> Result<(), Violation> {
+        for size in sizes {
+            match size.range(self.symbols) {
+                (_, ..0) => return Err(Violation::new(label, found())),
+                (..0, _) => {
+                    let asked = Condition { size: size.clone(), asked_by: format!("{label}: {}", found()) };
+                    self.asked.borrow_mut().push(asked);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The common type of all operands after broadcasting; they must share an element type that suits.

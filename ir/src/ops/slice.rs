@@ -1,6 +1,7 @@
 //! `%r = slice %x axis=1 start=0 end=384 step=1`: elements `start, start + step, ...` below `end` along an axis.
 //!
-//! (C1) The axis exists. (C2) `0 <= start <= end <= size` and `step >= 1`. Without `step`, it is 1.
+//! (C1) The axis exists. (C2) `0 <= start <= end <= size` and `step >= 1`; where that depends on
+//! symbols, it is asked of each call. Without `step`, it is 1.
 
 use super::{OpDef, Primitive, Violation, one};
 use crate::attr::{AttrKind, attr, optional_attr};
@@ -22,11 +23,12 @@ pub(super) static DEF: OpDef = OpDef::movement(
         let (start, end) = (cx.attrs.dim("start").cloned().unwrap_or(0.into()), cx.attrs.dim("end").cloned());
         let end = end.unwrap_or_else(|| x.dims[axis].clone());
         let step = cx.attrs.int("step").unwrap_or(1);
-        let negative = |d: &crate::Dim| d.range(cx.symbols).1 < 0;
         let (length, rest) = (end.clone() - start.clone(), x.dims[axis].clone() - end.clone());
-        if step < 1 || negative(&start) || negative(&length) || negative(&rest) {
-            return Err(Violation::new("C2", format!("{start}..{end} step {step} of size {}", x.dims[axis])));
+        let found = || format!("{start}..{end} step {step} of size {}", x.dims[axis]);
+        if step < 1 {
+            return Err(Violation::new("C2", found()));
         }
+        cx.not_negative("C2", &[start.clone(), length.clone(), rest], found)?;
         let mut dims = x.dims.clone();
         dims[axis] = length.ceil_div(&step.into());
         Ok(vec![x.with_dims(dims)])

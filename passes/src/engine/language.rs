@@ -94,7 +94,15 @@ pub(crate) type Graph = EGraph<Term, Facts>;
 pub(crate) fn infer(graph: &Graph, term: &Term) -> Result<Type, Violation> {
     let Head::Op(op, attrs) = &term.head else { return Err(Violation::new("signature", "not an op")) };
     let operands = term.children.iter().map(|c| graph[*c].data.ty.clone()).collect();
-    let cx = Cx { op: *op, operands, attrs, regions: vec![], symbols: &graph.analysis.symbols, module: None };
+    let cx = Cx {
+        op: *op,
+        operands,
+        attrs,
+        regions: vec![],
+        symbols: &graph.analysis.symbols,
+        module: None,
+        asked: Default::default(),
+    };
     Ok((op.def().infer)(&cx)?.swap_remove(0))
 }
 

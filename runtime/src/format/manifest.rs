@@ -56,6 +56,16 @@ pub struct Entry {
     pub name: String,
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
+    /// What the sizes of a call's inputs must be like, beyond what ports and symbols say.
+    pub conditions: Vec<Condition>,
+}
+
+/// A size that must not be negative: memory is safe where all conditions hold.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Condition {
+    pub size: SizeExpr,
+    /// The node that asks for it and its reason, for the error that names them.
+    pub asked_by: String,
 }
 
 /// One input or output of an entry: a dense row-major tensor.

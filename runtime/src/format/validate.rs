@@ -70,7 +70,10 @@ fn check_entry(manifest: &Manifest, entry: &Entry) -> Result<(), String> {
             check_expr(manifest, entry, dim).map_err(at)?;
         }
     }
-    Ok(())
+    entry
+        .conditions
+        .iter()
+        .try_for_each(|c| check_expr(manifest, entry, &c.size).map_err(|e| format!("a condition: {e}")))
 }
 
 fn check_expr(manifest: &Manifest, entry: &Entry, expr: &SizeExpr) -> Result<(), String> {

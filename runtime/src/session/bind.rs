@@ -120,6 +120,7 @@ pub(super) fn solve(manifest: &Manifest, entry: usize, inputs: &[TensorType]) ->
                 solver.formulas(port, shape, &values);
             }
         }
+        solver.conditions(entry, &values);
     }
     if solver.problems.is_empty() {
         return Ok(values);
@@ -180,6 +181,23 @@ impl<'a> Solver<'a> {
             }
             if value % symbol.multiple_of != 0 {
                 self.problems.push(format!("{at}, expected a multiple of {}", symbol.multiple_of));
+            }
+        }
+    }
+
+    fn conditions(&mut self, entry: &Entry, values: &[i64]) {
+        let names = self.manifest.symbol_names();
+        for condition in &entry.conditions {
+            let at = || format!("{}: {}", condition.asked_by, condition.size.display(&names));
+            match condition.size.eval(values) {
+                Ok(0..) => {}
+                Ok(found) => {
+                    let used: BTreeSet<u32> = condition.size.symbols().collect();
+                    let sizes: Vec<String> =
+                        used.iter().map(|s| format!("{} is {}", names[*s as usize], values[*s as usize])).collect();
+                    self.problems.push(format!("{} is {found}, expected 0 or more; {}", at(), sizes.join(", ")));
+                }
+                Err(e) => self.problems.push(format!("{}: {e}", at())),
             }
         }
     }

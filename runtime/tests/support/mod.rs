@@ -88,7 +88,12 @@ impl Model {
             scratch_bytes: fixed(64),
             blocks: blocks.into_iter().map(|steps| Block { steps }).collect(),
         });
-        self.manifest.entries.push(Entry { name: name.into(), inputs: inputs.to_vec(), outputs: outputs.to_vec() });
+        self.manifest.entries.push(Entry {
+            name: name.into(),
+            inputs: inputs.to_vec(),
+            outputs: outputs.to_vec(),
+            conditions: vec![],
+        });
         self
     }
 

@@ -11,13 +11,15 @@ pub struct ImportError {
     pub place: Option<String>,
     pub expected: String,
     pub found: String,
-    pub help: Option<String>,
+    pub help: Option<Box<str>>,
+    /// Whether the file is not there or cannot be read, whatever it would hold.
+    pub unreadable: bool,
 }
 
 impl ImportError {
     pub(crate) fn new(file: &Path, expected: impl Into<String>, found: impl Into<String>) -> ImportError {
         let file = file.display().to_string();
-        ImportError { file, place: None, expected: expected.into(), found: found.into(), help: None }
+        ImportError { file, place: None, expected: expected.into(), found: found.into(), help: None, unreadable: false }
     }
 
     /// From a message that may itself say what was expected and what was found.
@@ -34,12 +36,17 @@ impl ImportError {
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> ImportError {
-        self.help = Some(help.into());
+        self.help = Some(help.into().into_boxed_str());
+        self
+    }
+
+    pub(crate) fn unreadable(mut self) -> ImportError {
+        self.unreadable = true;
         self
     }
 
     pub(crate) fn io(file: &Path, expected: &str, e: &std::io::Error) -> ImportError {
-        ImportError::new(file, expected, e.to_string())
+        ImportError::new(file, expected, e.to_string()).unreadable()
     }
 }
 

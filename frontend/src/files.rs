@@ -57,7 +57,7 @@ mod tests {
             let mut found = files(&at(name));
             found.sort();
             found.dedup();
-            found.iter().map(|p| p.strip_prefix(&at("")).unwrap().display().to_string()).collect::<Vec<_>>()
+            found.iter().map(|p| p.strip_prefix(at("")).unwrap().display().to_string()).collect::<Vec<_>>()
         };
         put("kir/graph.kir", "module @m stage=imported { // a \" alone\n  weights %%0 = \"w.bin\"\n");
         ["kir/w.bin", "kir/other.safetensors"].iter().for_each(|name| put(name, ""));

@@ -64,11 +64,8 @@ fn load_collecting(path: &Path, options: &LoadOptions, errors: &mut Errors) -> O
         Format::Circuit => circuit::load(path, options, errors)?,
         Format::PointerNet => pointer::load(path, errors)?,
         Format::Onnx | Format::Diffusers => {
-            let supported: Vec<String> = Format::ALL
-                .iter()
-                .filter(|f| f.is_supported())
-                .map(|f| format!("{} ({})", f.name(), f.describe()))
-                .collect();
+            let supported: Vec<String> =
+                Format::supported().map(|f| format!("{} ({})", f.name(), f.describe())).collect();
             errors.push(ImportError::new(
                 path,
                 format!("a format that this version supports: {}", supported.join(", ")),

@@ -37,7 +37,7 @@ impl Load {
 }
 
 fn format(text: &str) -> Result<Format, String> {
-    let has: Vec<&str> = Format::ALL.iter().filter(|f| f.is_supported()).map(|f| f.name()).collect();
+    let has: Vec<&str> = Format::supported().map(Format::name).collect();
     let known = Format::from_name(text).filter(|f| f.is_supported());
     known.ok_or_else(|| format!("expected {}", has.join(" or ")))
 }
@@ -108,6 +108,9 @@ impl From<kiln_frontend::ImportErrors> for Failure {
 
 /// The class of an import error, which the file or the option at fault tells.
 pub(crate) fn code_of(error: &ImportError) -> Code {
+    if error.unreadable {
+        return Code::Read;
+    }
     match error.place.as_deref() {
         Some(place) if place.starts_with("--") => return Code::Option,
         Some("architectures" | "model_type") => return Code::Architecture,

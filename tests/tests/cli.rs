@@ -587,6 +587,21 @@ fn errors_in_models_name_file_place_expected_and_found() {
     kiln(["compile", "no/such/model", "-o", "x.kiln"]).exits(1).says(&["no/such/model", "explain E01"]);
     kiln(["check", "Cargo.toml"]).exits(1).says(&["E0103", "Cargo.toml", "expected a model"]);
     let folder = folder();
+    // A file that is not there is just that, whatever its name says that it would hold.
+    for name in ["x.kir", "x.safetensors", "x.psdd", "x.json", "x"] {
+        let name = format!("no/{name}");
+        let done = kiln(["check", &name, "--json"]).exits(1).says(&["error[E0101]", &name, "No such file"]);
+        assert_eq!(done.json()["errors"][0]["code"], "E0101");
+    }
+    let graph = folder.path().join("weights.kir");
+    fs::write(&graph, LINE.replace("  entry", "  weights %%0 = \"gone\"\n  entry")).unwrap();
+    kiln(["check", graph.to_str().unwrap()]).exits(1).says(&["E0101", "gone", "No such file"]);
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    fs::copy(Path::new(ROOT).join(VIT).join("config.json"), model.join("config.json")).unwrap();
+    kiln(["check", model.to_str().unwrap()]).exits(1).says(&["E0101", "expected model.safetensors"]);
+    fs::write(model.join("config.json"), r#"{"model_type": "pointer_nets"}"#).unwrap();
+    kiln(["check", model.to_str().unwrap()]).exits(1).says(&["E0104", "BertModel", "\"pointer_network\""]);
     let graph = folder.path().join("bad.kir");
     fs::write(&graph, LINE.replace("mul %x, 2.0", "mul %x")).unwrap();
     kiln(["opt", graph.to_str().unwrap()]).exits(1).says(&["bad.kir", "4", "mul"]);

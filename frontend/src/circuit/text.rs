@@ -48,7 +48,7 @@ impl<'a> Text<'a> {
                 Ok(bytes) => bytes,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(e) => {
-                    let e = ImportError::io(self.path, "a text, packed with gzip or not", &e);
+                    let e = ImportError::new(self.path, "a text, packed with gzip or not", e.to_string());
                     return Err(e.at(format!("line {}", self.number)));
                 }
             };

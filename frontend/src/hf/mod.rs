@@ -12,7 +12,7 @@ mod vit;
 use crate::{
     Loaded, Weights,
     error::{Errors, ImportError},
-    json,
+    json, pointer,
 };
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -83,7 +83,9 @@ fn family(
 ) -> Option<(&'static Family, &'static str)> {
     let mut unsupported = |place: &str, found: &Value| {
         let known: Vec<&str> = FAMILIES.iter().flat_map(|f| f.architectures).copied().collect();
-        let expected = format!("an architecture that this version supports: {}", known.join(", "));
+        let known = known.join(", ");
+        let expected =
+            format!("an architecture that this version supports: {known}, or model_type \"{}\"", pointer::TYPE);
         errors.push(ImportError::new(path, expected, json::describe(found)).at(place));
     };
     let model_type = config.get("model_type").unwrap_or(&Value::Null);

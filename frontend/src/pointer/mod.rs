@@ -41,6 +41,9 @@ use decode::{Decoder, Problem};
 use kiln_ir::{Dim, ElemType, Op, Symbol, Type, Value};
 use std::path::Path;
 
+/// The `model_type` of their configuration.
+pub(crate) const TYPE: &str = "pointer_network";
+
 /// Batches beyond this are split by any caller.
 const MAX_BATCH: i64 = 65536;
 /// Beams beyond this are no search any more.

@@ -63,7 +63,7 @@ impl Weights {
         let pickled = dir.join("pytorch_model.bin").exists() || dir.join("pytorch_model.bin.index.json").exists();
         let found = if pickled { "only pickled weights, pytorch_model.bin" } else { "neither" };
         let e = ImportError::new(dir, "model.safetensors or model.safetensors.index.json", found);
-        errors.push(if pickled { e.help("save the model with `safe_serialization=True`") } else { e });
+        errors.push(if pickled { e.help("save the model with `safe_serialization=True`") } else { e.unreadable() });
         None
     }
 

@@ -292,7 +292,7 @@ fn sizes_at_the_limit_overflow_nothing() {
 
 #[test]
 fn unsupported_architectures() {
-    let supported = "BertModel, ViTForImageClassification, ViTModel";
+    let supported = "BertModel, ViTForImageClassification, ViTModel, or model_type \"pointer_network\"";
     let model = Model::copy("bert-f16-shards");
     model.edit_json(CONFIG, |c| c["architectures"] = json!(["BertForMaskedLM"]));
     assert_eq!(

@@ -58,6 +58,8 @@ struct Row {
     /// Whether the reference is so small that the absolute difference decides.
     by_absolute: bool,
     passes: bool,
+    shape: Vec<usize>,
+    expected_shape: Vec<usize>,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
@@ -87,11 +89,15 @@ pub(crate) fn run(args: Args) -> Result<()> {
         "outputs": rows.iter().map(|r| serde_json::json!({
             "name": r.name, "rel_l2": r.relative, "max_abs": r.largest, "nan_in_both": r.nan[0], "nan_in_one": r.nan[1],
             "judged_by": if r.by_absolute { "max_abs" } else { "rel_l2" }, "passed": r.passes,
+            "shape": r.shape, "expected_shape": r.expected_shape,
         })).collect::<Vec<_>>(),
     });
     output::facts(args.json, object, || rows.iter().map(Row::line).collect())?;
     let bad = rows.iter().filter(|r| !r.passes).map(|r| {
         let problem = match r {
+            Row { shape, expected_shape, .. } if shape != expected_shape => {
+                format!("expected the shape {expected_shape:?}, found {shape:?}")
+            }
             Row { nan: [_, one], .. } if *one > 0 => {
                 format!("expected NaN on both sides or none, found {one} on one side")
             }
@@ -110,6 +116,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
 impl Row {
     fn line(&self) -> String {
         let (name, verdict) = (plain(&self.name), if self.passes { "ok" } else { "differs" });
+        if self.shape != self.expected_shape {
+            return format!("{name:<24} shape {:?}, expected {:?} {verdict}\n", self.shape, self.expected_shape);
+        }
         let mut text =
             format!("{name:<24} relative L2 {:<10.3e} largest {:<10.3e} {verdict}", self.relative, self.largest);
         if self.by_absolute {
@@ -150,7 +159,9 @@ fn row(name: &str, found: &Tensor, expected: &Tensor, args: &Args) -> Row {
     }
     let by_absolute = relative > args.rtol && scale <= args.atol;
     let close = relative <= args.rtol || (by_absolute && largest <= args.atol);
-    Row { name: name.to_owned(), relative, largest, nan, by_absolute, passes: close && nan[1] == 0 }
+    let (name, shape, expected_shape) = (name.to_owned(), found.shape, expected.shape);
+    let passes = close && nan[1] == 0 && same_shape;
+    Row { name, relative, largest, nan, by_absolute, passes, shape, expected_shape }
 }
 
 /// Whether the reference is a file of tensors; a model is a folder or a text.
@@ -222,7 +233,9 @@ mod tests {
     fn outputs_are_judged_by_their_relative_distance() {
         assert!(judge(&[1.0, 2.0], &[1.0, 2.000_001]).0);
         assert!(!judge(&[1.0, 2.0], &[1.0, 2.001]).0);
-        assert!(!judge(&[1.0, 2.0, 3.0], &[1.0, 2.0]).0);
+        let (passes, line) = judge(&[1.0, 2.0, 3.0], &[1.0, 2.0]);
+        assert!(!passes && line.contains("shape [3], expected [2] differs"), "{line}");
+        assert!(!judge(&[0.0, 0.0], &[0.0]).0);
         assert!(judge(&[f64::INFINITY, 2.0], &[f64::INFINITY, 2.0]).0);
         assert!(!judge(&[f64::INFINITY, 2.0], &[1.0, 2.0]).0);
         // Small, but not zero.

@@ -298,6 +298,34 @@ fn compare_passes_and_fails() {
         .says(&["E0401", "10 on one side"]);
 }
 
+/// Outputs of any length, beside a reference that has three.
+#[test]
+fn compare_names_shapes_that_differ() {
+    let folder = folder();
+    let (out, reference, input) =
+        (folder.path().join("line.kiln"), folder.path().join("y.safetensors"), folder.path().join("x.safetensors"));
+    kiln([Path::new("compile"), &line(folder.path()), Path::new("-o"), &out]).well();
+    tensors(&input, "x", &[2], &[1.0, 2.0]);
+    tensors(&reference, "y", &[3], &[3.0, 5.0, 7.0]);
+    let args = [&out, &reference].map(|p| p.to_str().unwrap());
+    let args = ["compare", args[0], args[1], "--inputs", input.to_str().unwrap()];
+    let done = kiln(args).exits(3).says(&["E0401", "output y: expected the shape [3], found [2]"]);
+    assert!(!done.stderr.contains("inf"), "{}", done.stderr);
+    let json = kiln(args.into_iter().chain(["--json"])).exits(3).json();
+    assert_eq!(json["outputs"][0]["expected_shape"], serde_json::json!([3]));
+}
+
+/// Of all that is shown as text, the one JSON object stays the only one.
+#[test]
+fn inspect_prints_one_json_object() {
+    for more in [&["--rewrites"][..], &["--rewrites", "--plan", "--memory"], &[]] {
+        let done = kiln(["inspect", artifact(), "--json"].iter().chain(more)).well();
+        let objects = done.stdout.lines().filter(|l| l.starts_with('{')).count();
+        assert_eq!(objects, 1, "{}", done.stdout);
+        assert_eq!(done.json().get("rewrites").is_some(), !more.is_empty());
+    }
+}
+
 #[test]
 fn compare_judges_zeros_by_difference_and_counts_nan() {
     let folder = folder();
@@ -762,8 +790,19 @@ fn tours_are_checked() {
     assert_eq!((&check["valid"], &check["lengths"]), (&2.into(), &serde_json::json!([4.0, 8.0])));
     tensors(&input, "points", &[1, 4, 2], &[0.0, 0.0, 1.0, f32::NAN, 1.0, 1.0, 0.0, 1.0]);
     run(&artifact).exits(1).says(&["in.safetensors: points[0,1] is no point"]);
-    let artifact = compiled(&ORDER.replace("pointer.task", "task"));
-    run(&artifact).exits(2).says(&["pointer.task"]);
+    // What cannot be judged does not run.
+    tensors(&input, "points", &[2, 4, 2], &[square; 2].concat());
+    for (text, problem) in [
+        (ORDER.replace("pointer.task", "task"), "pointer.task"),
+        (ORDER.replace("(indices", "(order"), "--check: the entry gives no indices"),
+        (ORDER.replace("N,2]", "N,3]"), "--check: the entry takes no points in the plane"),
+    ] {
+        let (artifact, out) = (compiled(&text), folder.path().join("out.npz"));
+        let words = ["--inputs", input.to_str().unwrap(), "--outputs", out.to_str().unwrap(), "--check"];
+        let done = kiln(["run", artifact.to_str().unwrap()].into_iter().chain(words)).exits(2);
+        assert_eq!(done.says(&["E0109", problem]).stdout, "");
+        assert!(!out.exists(), "{problem}");
+    }
 }
 
 #[test]

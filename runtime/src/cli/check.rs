@@ -5,7 +5,7 @@
 //! counts.
 
 use super::CliError;
-use crate::format::Manifest;
+use crate::format::{ElemType, Manifest, Port};
 use crate::{Outputs, Tensor};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -24,31 +24,49 @@ pub(super) struct Checked {
 }
 
 #[derive(Clone, Copy)]
-enum Task {
+pub(super) enum Task {
     Tour,
     Hull,
 }
 
 type Point = [f64; 2];
 
+/// What the answers of an entry are; asked before it runs.
+///
+/// # Errors
+/// An entry whose answers cannot be judged.
+pub(super) fn task(manifest: &Manifest, entry: &str) -> Result<Task, CliError> {
+    let fail = |e: &str| CliError::Input(format!("--check: {e}"));
+    let task = match manifest.metadata.get("pointer.task").map(String::as_str) {
+        Some("tsp") => Task::Tour,
+        Some("hull") => Task::Hull,
+        _ => return Err(fail("the artifact does not say what its answers should be (`pointer.task`)")),
+    };
+    // A name that no entry has is the session's to complain about.
+    if let Some(entry) = manifest.entries.iter().find(|e| e.name == entry) {
+        let in_plane = |p: &Port| p.dims.len() == 3 && p.dims[2].as_constant() == Some(2) && p.elem == ElemType::F32;
+        if !entry.inputs.iter().any(|p| p.name == "points" && in_plane(p)) {
+            return Err(fail("the entry takes no points in the plane"));
+        }
+        let lists = |p: &Port| p.dims.len() >= 2 && p.elem == ElemType::I64;
+        if !entry.outputs.iter().any(|p| p.name == "indices" && lists(p)) {
+            return Err(fail("the entry gives no indices"));
+        }
+    }
+    Ok(task)
+}
+
 /// Judges every instance of one run on the inputs of a file.
 pub(super) fn check(
-    manifest: &Manifest,
+    task: Task,
     file: &Path,
     inputs: &[(String, Tensor)],
     outputs: &Outputs,
 ) -> Result<Checked, CliError> {
-    let fail = |e: String| CliError::Input(format!("--check: {e}"));
-    let task = match manifest.metadata.get("pointer.task").map(String::as_str) {
-        Some("tsp") => Task::Tour,
-        Some("hull") => Task::Hull,
-        _ => return Err(fail("the artifact does not say what its answers should be (`pointer.task`)".into())),
-    };
     let input = |name: &str| inputs.iter().find(|(n, _)| n == name).map(|(_, t)| t);
-    let points = input("points").filter(|t| matches!(t.shape(), [_, _, 2]));
-    let points = points.ok_or_else(|| fail("the entry takes no points in the plane".into()))?;
-    let indices = outputs.get("indices").filter(|t| t.shape().len() >= 2);
-    let indices = indices.ok_or_else(|| fail("the entry gives no indices".into()))?;
+    let (Some(points), Some(indices)) = (input("points"), outputs.get("indices")) else {
+        return Err(CliError::Input("--check: expected points and indices, found others".into()));
+    };
     let (batch, n) = (points.shape()[0], points.shape()[1]);
     let steps = indices.shape().last().copied().unwrap_or(0);
     let beams: usize = indices.shape()[1..indices.shape().len() - 1].iter().product();

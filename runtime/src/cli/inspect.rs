@@ -78,7 +78,7 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> 
         plans(&artifact, best, out)?;
     }
     let rewrites = unpack_record(artifact.rewrites()?).map_err(|e| CliError::file(&args.artifact, e))?;
-    if args.rewrites {
+    if args.rewrites && !args.json {
         writeln!(out, "{}", plain_lines(&rewrites))?;
     }
     if let Some(path) = &args.html {

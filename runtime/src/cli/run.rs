@@ -28,6 +28,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     args.entry.check_outputs(&[args.entry.outputs.as_deref()])?;
     let artifact = args.entry.open.open(&args.entry.artifact)?;
     let entry = args.entry.entry_name(&artifact)?;
+    let task = args.check.then(|| check::task(artifact.manifest(), &entry)).transpose()?;
     let counter = args.stats.then(Arc::<Counter>::default);
     let mut options = args.entry.session_options();
     options.profile = counter.clone().map(|c| c as _);
@@ -36,6 +37,8 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let start = Instant::now();
     let outputs = session.entry(&entry)?.run(&views(&inputs))?;
     let seconds = start.elapsed().as_secs_f64();
+    let file = args.entry.inputs.as_deref().unwrap_or(Path::new("inputs"));
+    let checked = task.map(|task| check::check(task, file, &inputs, &outputs)).transpose()?;
     let classes = classes(artifact.manifest(), &outputs);
 
     if let Some(path) = &args.entry.outputs {
@@ -47,8 +50,6 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     for class in &classes {
         line!(out, "class {}: {} ({:.1} %)", class.index, class.label, 100.0 * class.probability)?;
     }
-    let file = args.entry.inputs.as_deref().unwrap_or(Path::new("inputs"));
-    let checked = args.check.then(|| check::check(artifact.manifest(), file, &inputs, &outputs)).transpose()?;
     if let Some(checked) = &checked {
         write!(out, "{}", checked.text())?;
     }

@@ -131,6 +131,57 @@ fn elementwise_kernels_move_16_bytes_at_a_time() {
     }
 }
 
+/// The loops of a kernel, innermost first: the text between a label and a branch back to it, shortest first.
+fn loops(text: &str) -> Vec<&str> {
+    let mut found = vec![];
+    for (at, _) in text.match_indices("\n$") {
+        let label = text[at + 1..].split(':').next().unwrap_or("");
+        let back = [format!("bra \t{label};"), format!("bra.uni \t{label};")];
+        let ends = back.iter().filter_map(|branch| text[at..].rfind(branch.as_str()));
+        found.extend(ends.max().map(|end| &text[at..at + end]));
+    }
+    found.sort_by_key(|body| body.len());
+    found
+}
+
+/// Products of matrices: the sizes of the tile, and what the hot loop does with it.
+#[test]
+fn products_are_of_the_form_that_is_fast() {
+    let entry = |elem: &str, [m, n, k]: [i64; 3], turned: bool| {
+        let (shape, turn, b) = match turned {
+            true => (format!("{n},{k}"), format!("%1 = transpose %y perm=[1,0] : {elem}[{k},{n}]"), "%1"),
+            false => (format!("{k},{n}"), String::new(), "%y"),
+        };
+        format!(
+            "module @m stage=legal {{ entry @f(%x: {elem}[{m},{k}], %y: {elem}[{shape}]) -> (z: {elem}[{m},{n}]) {{ {turn}
+               %0 = matmul %x, {b} : {elem}[{m},{n}] return %0 }} }}"
+        )
+    };
+    // Products in the loop: of a warp 64x64x32, 32x64x32, 32x32x32 by 16x8x16; of a thread 8x8x8 and 4x4x16.
+    let cases = [
+        ("bf16", [2048, 2048, 512], "mma.sync", 64, 16),
+        ("f16", [1024, 1024, 512], "mma.sync", 32, 12),
+        ("bf16", [256, 256, 512], "mma.sync", 16, 8),
+        ("f32", [2048, 2048, 512], "fma.rn.f32", 512, 32),
+        ("f32", [256, 256, 512], "fma.rn.f32", 256, 32),
+    ];
+    for ((elem, size, product, count, loads), turned) in cases.into_iter().flat_map(|c| [(c, false), (c, true)]) {
+        let text = text_of(&entry(elem, size, turned));
+        let hot = loops(&text).into_iter().find(|body| body.contains(product));
+        let hot = hot.unwrap_or_else(|| panic!("{elem} {size:?}: no loop with {product}:\n{text}"));
+        let load = if product == "mma.sync" { "ldmatrix.sync" } else { "ld.shared.v4.b32" };
+        let found = [product, load].map(|op| hot.matches(op).count());
+        assert_eq!(found, [count, loads], "{elem} {size:?} {turned}:\n{hot}");
+        let arrives = if product == "mma.sync" { "cp.async.cg.shared.global" } else { "ld.global.v4.b32" };
+        assert!(hot.contains(arrives), "{elem} {size:?} {turned}: {arrives} in\n{hot}");
+        assert!(!text.contains(".local"), "{elem} {size:?}: {text}");
+        let Some(ptxas) = ptx::ptxas() else { continue };
+        for usage in ptx::assemble(ptxas, Sm::Sm80, text.as_bytes()) {
+            assert_eq!((usage.spilled, usage.stack), (0, 0), "{elem} {size:?} {turned}: {usage:?}");
+        }
+    }
+}
+
 #[test]
 fn the_same_kernels_give_the_same_text() {
     let m = kiln_ir::parse(LOOKUP).unwrap();

@@ -26,7 +26,10 @@ use crate::{
 use kiln_ir::Dim;
 use melior::{
     Context,
-    ir::{Location, Module},
+    ir::{
+        Attribute, BlockLike, Identifier, Location, Module, Region, attribute::StringAttribute,
+        operation::OperationBuilder,
+    },
 };
 
 /// The status of a kernel that met an index out of range.
@@ -167,6 +170,24 @@ impl<'c> ModuleBuilder<'c> {
                 }
             });
         });
+    }
+
+    /// Gives the blocks of a kernel for a GPU shared memory of this name, aligned to 16 bytes.
+    pub fn shared(&mut self, name: &str, bytes: i64) {
+        let parse = |text: &str| Attribute::parse(self.context, text).expect("an attribute");
+        let attributes = [
+            ("sym_name", StringAttribute::new(self.context, name).into()),
+            ("global_type", parse(&format!("!llvm.array<{bytes} x i8>"))),
+            ("linkage", parse("#llvm.linkage<internal>")),
+            ("alignment", parse("16 : i64")),
+            ("addr_space", parse("3 : i32")),
+        ];
+        let attributes = attributes.map(|(name, value)| (Identifier::new(self.context, name), value));
+        let op = OperationBuilder::new("llvm.mlir.global", Location::unknown(self.context))
+            .add_attributes(&attributes)
+            .add_regions([Region::new()])
+            .build();
+        self.module.body().append_operation(op.expect("llvm.mlir.global"));
     }
 
     /// Emits the kernel `symbol` for a GPU: `body` is what every thread does.

@@ -3,7 +3,7 @@
 use crate::code::KernelFn;
 use crate::profile::{LaunchEvent, Profile};
 use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The status of a launch whose profiler or executor panicked; kernels return other values.
 pub(crate) const PANICKED: i32 = i32::MIN;
@@ -32,7 +32,11 @@ pub(crate) struct Profiled<'a> {
 impl Profiled<'_> {
     /// Reports a part that has just ended.
     pub(crate) fn report(&self, worker: usize, start: Instant) {
-        let duration = start.elapsed();
+        self.report_as(worker, start, start.elapsed());
+    }
+
+    /// Reports a part that has been timed.
+    pub(crate) fn report_as(&self, worker: usize, start: Instant, duration: Duration) {
         self.hook.launch(&LaunchEvent { kernel: self.kernel, label: self.label, worker, start, duration });
     }
 }

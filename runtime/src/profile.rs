@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// One worker's part of one launch; worker 0's part is the whole of it, with the wait for the others.
+/// One worker's part of one launch; worker 0's part is the whole of it, with the wait for the others. On a GPU there is
+/// worker 0 alone, and the duration is what the device measured.
 #[derive(Clone, Copy, Debug)]
 pub struct LaunchEvent<'a> {
     /// The kernel's symbol.

@@ -151,6 +151,9 @@ impl Compiler {
                     function.set_call_conventions(PTX_KERNEL);
                     let threads = llvm.create_string_attribute("nvvm.reqntid", &threads.to_string());
                     function.add_attribute(AttributeLoc::Function, threads);
+                    // Without it ptxas spills registers for the sake of more blocks at a time.
+                    let blocks = llvm.create_string_attribute("nvvm.minctasm", "1");
+                    function.add_attribute(AttributeLoc::Function, blocks);
                 }
                 Convention::Cuda { .. } if function.count_basic_blocks() > 0 => {
                     function.set_linkage(Linkage::Internal);

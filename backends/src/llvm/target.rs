@@ -63,11 +63,17 @@ const INTRINSICS: [&str; 15] = [
 const CPU_INTRINSICS: [&str; 4] = ["llvm.masked.load", "llvm.masked.store", "llvm.prefetch", "llvm.vector.reduce.or"];
 
 /// Those that GPUs have besides.
-const CUDA_INTRINSICS: [&str; 4] = [
+const CUDA_INTRINSICS: [&str; 10] = [
+    "llvm.nvvm.bar.warp.sync",
+    "llvm.nvvm.barrier.cta.sync",
+    "llvm.nvvm.cp.async",
+    "llvm.nvvm.ldmatrix",
+    "llvm.nvvm.mma",
     "llvm.nvvm.read.ptx.sreg.ctaid",
     "llvm.nvvm.read.ptx.sreg.nctaid",
     "llvm.nvvm.read.ptx.sreg.ntid",
     "llvm.nvvm.read.ptx.sreg.tid",
+    "llvm.nvvm.shfl.sync",
 ];
 
 /// Whether a function that a module declares is an intrinsic with instructions on the level: its name is one of those,

@@ -155,7 +155,7 @@ pub const CASES: &[Case] = &[
         %2 = reduce %x kind=sum axes=[1] keep=false : T[3]
         return %0, %1, %2 }" },
     // products
-    Case { name: "matmul", elems: FLOATS, sizes: SIZES, tolerance: 1e-5, below: 0, text: "(%x: T[B,S,K], %y: T[K,S], %z: T[B,K,9], %w: T[1,S,K]) -> (a: T[B,S,S], b: T[B,S,9], c: T[B,S,S]) {
+    Case { name: "matmul", elems: FLOATS, sizes: &[[1, 1, 1], [3, 7, 5], [2, 130, 67], [1, 24, 40]], tolerance: 1e-5, below: 0, text: "(%x: T[B,S,K], %y: T[K,S], %z: T[B,K,9], %w: T[1,S,K]) -> (a: T[B,S,S], b: T[B,S,9], c: T[B,S,S]) {
         %0 = matmul %x, %y : T[B,S,S]
         %1 = matmul %w, %z : T[B,S,9]
         %2 = transpose %x perm=[0,2,1] : T[B,K,S]
@@ -166,6 +166,14 @@ pub const CASES: &[Case] = &[
         %1 = matmul %z, %z : T[1,1]
         %2 = matmul %z, %v : T[1,7]
         return %0, %1, %2 }" },
+    Case { name: "matmul_tiles", elems: &[F32, F16, BF16], sizes: &[[1, 5, 1]], tolerance: 1e-5, below: 0, text: "(%x: T[150,72], %y: T[72,136], %t: T[136,72], %u: T[72,150], %v: T[S,16], %w: T[16,768]) -> (a: T[150,136], b: T[150,136], c: T[150,136], d: T[S,768]) {
+        %0 = matmul %x, %y : T[150,136]
+        %1 = transpose %t perm=[1,0] : T[72,136]
+        %2 = matmul %x, %1 : T[150,136]
+        %3 = transpose %u perm=[1,0] : T[150,72]
+        %4 = matmul %3, %1 : T[150,136]
+        %5 = matmul %v, %w : T[S,768]
+        return %0, %2, %4, %5 }" },
     Case { name: "matmul_empty", elems: &[F32], sizes: &[[0, 3, 4], [2, 3, 0], [2, 0, 4]], tolerance: 1e-5, below: 0, text: "(%x: T[B,S,K], %y: T[K,5]) -> (a: T[B,S,5]) {
         %0 = matmul %x, %y : T[B,S,5]
         return %0 }" },

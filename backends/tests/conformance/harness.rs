@@ -12,6 +12,8 @@ use kiln_kernels::{Level, cpu::CpuLevel};
 use kiln_runtime::{Artifact, Session, SessionOptions, TensorView, cuda::Driver, format::Writer};
 use std::{collections::HashMap, io::Cursor, sync::Arc};
 
+type Named = Vec<(String, eval::Tensor)>;
+
 /// A compiled module.
 pub struct Built {
     pub module: Module,
@@ -66,21 +68,9 @@ impl Built {
         domain: &dyn Fn(&str) -> Domain,
         tolerance: &dyn Fn(&str) -> f64,
     ) -> Vec<String> {
-        let m = &self.module;
-        let body = m.entry(entry).unwrap().body;
-        let mut random = Random(symbols.iter().fold(11, |s, (_, v)| s * 31 + *v as u64));
-        let value = |s: kiln_ir::Symbol| symbols.iter().find(|(n, _)| *n == s.name()).map(|(_, v)| *v);
-        let mut inputs = HashMap::new();
-        for arg in &m.regions[body].args {
-            let (name, ty) = (m.name_of(*arg), m.ty(*arg));
-            let shape: Vec<usize> = ty.dims.iter().map(|d| d.eval(&value).unwrap() as usize).collect();
-            let data = tensor(&mut random, ty.elem, &shape, domain(&name));
-            inputs.insert(name, data);
-        }
         let at = |what: String| format!("{entry} {symbols:?}: {what}");
-        let by_key = |p: kiln_ir::Param| self.weights.get(&m.params[p].key).cloned().ok_or_else(String::new);
-        let expected = match eval::run(m, entry, &inputs, &by_key) {
-            Ok(expected) => expected,
+        let (inputs, expected) = match self.sample(entry, symbols, domain) {
+            Ok(sample) => sample,
             Err(e) => return vec![at(format!("the interpreter says {e}"))],
         };
         let mut problems = vec![];
@@ -116,6 +106,29 @@ impl Built {
             }
         }
         problems
+    }
+
+    /// Random inputs of an entry with these values of the symbols, and what the interpreter makes of them.
+    pub fn sample(
+        &self,
+        entry: &str,
+        symbols: &[(&str, i64)],
+        domain: &dyn Fn(&str) -> Domain,
+    ) -> Result<(HashMap<String, eval::Tensor>, Named), eval::EvalError> {
+        let m = &self.module;
+        let body = m.entry(entry).unwrap().body;
+        let mut random = Random(symbols.iter().fold(11, |s, (_, v)| s * 31 + *v as u64));
+        let value = |s: kiln_ir::Symbol| symbols.iter().find(|(n, _)| *n == s.name()).map(|(_, v)| *v);
+        let mut inputs = HashMap::new();
+        for arg in &m.regions[body].args {
+            let (name, ty) = (m.name_of(*arg), m.ty(*arg));
+            let shape: Vec<usize> = ty.dims.iter().map(|d| d.eval(&value).unwrap() as usize).collect();
+            let data = tensor(&mut random, ty.elem, &shape, domain(&name));
+            inputs.insert(name, data);
+        }
+        let by_key = |p: kiln_ir::Param| self.weights.get(&m.params[p].key).cloned().ok_or_else(String::new);
+        let expected = eval::run(m, entry, &inputs, &by_key)?;
+        Ok((inputs, expected))
     }
 
     /// The bytes of the outputs.

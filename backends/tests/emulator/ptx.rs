@@ -41,6 +41,8 @@ pub enum Operand {
     /// Memory at a register or a parameter, and so many bytes further on.
     At(usize, i64),
     Param(usize, i64),
+    /// Memory at a variable, and so many bytes further on.
+    Variable(String, i64),
     Label(usize),
     /// `{a, b}`
     Group(Vec<Operand>),
@@ -78,6 +80,8 @@ pub struct Function {
 
 pub struct Module {
     pub functions: HashMap<String, Function>,
+    /// Variables in shared memory, and their bytes.
+    pub shared: HashMap<String, usize>,
 }
 
 /// Registers that every thread has.
@@ -101,6 +105,8 @@ impl Module {
         let lines = text.lines().map(|l| l.split("//").next().unwrap_or("").trim()).filter(|l| !l.is_empty());
         let text: Vec<&str> = lines.collect();
         let mut functions = HashMap::new();
+        // Where they stand does not matter: their names are apart.
+        let shared = text.iter().filter(|l| l.starts_with(".shared")).map(|l| shared(l)).collect::<Result<_, _>>()?;
         let mut at = 0;
         while at < text.len() {
             let line = text[at];
@@ -120,8 +126,15 @@ impl Module {
             }
             at += 1;
         }
-        Ok(Module { functions })
+        Ok(Module { functions, shared })
     }
+}
+
+/// Name and bytes of `.shared .align 16 .b8 name[bytes];`.
+fn shared(line: &str) -> Result<(String, usize), String> {
+    let bad = || format!("shared memory: {line}");
+    let (name, bytes) = line.split_whitespace().last().and_then(|w| w.split_once('[')).ok_or_else(bad)?;
+    Ok((name.to_string(), bytes.trim_end_matches("];").parse().map_err(|_| bad())?))
 }
 
 /// Braces that are open at the end of these lines; those of a call's sequence have lines of their own too.
@@ -254,7 +267,10 @@ fn operand(text: &str, names: &mut Names) -> Result<Operand, String> {
             if offset.is_empty() { 0 } else { offset.trim_start_matches('+').parse().map_err(|_| bad())? };
         return Ok(match base.starts_with('%') {
             true => Operand::At(index(&mut names.registers, base), offset),
-            false => Operand::Param(*names.slots.get(base).ok_or_else(bad)?, offset),
+            false => match names.slots.get(base) {
+                Some(slot) => Operand::Param(*slot, offset),
+                None => Operand::Variable(base.to_string(), offset),
+            },
         });
     }
     if let Some(special) = SPECIAL.iter().find(|s| **s == text) {

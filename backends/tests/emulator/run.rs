@@ -1,7 +1,15 @@
-//! Threads of a kernel, one after the other: what they compute, with every access to memory checked.
+//! A thread of a kernel: what it computes, with every access to memory checked.
+//!
+//! It runs until it ends or comes to what it does together with others, which is its block's business.
 
-use super::ptx::{Function, Inst, Kind, Module, Operand, Ty};
-use half::f16;
+use super::{
+    numbers::{arithmetic, compare, convert, float, from_float, mask, signed},
+    ptx::{Function, Inst, Kind, Module, Operand, Ty},
+};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+};
 
 /// Memory that may be accessed.
 pub trait Memory {
@@ -25,95 +33,166 @@ struct Frame<'m> {
     registers: Vec<u64>,
     slots: Vec<u64>,
     local: Vec<u64>,
+    /// The instruction that is next.
+    at: usize,
+    /// Where the caller wants the result.
+    result: Option<usize>,
 }
+
+/// Variables in shared memory: what a block has of them is made when it first meets their names.
+pub struct Shared<'m> {
+    sizes: &'m HashMap<String, usize>,
+    variables: RefCell<HashMap<String, Box<[u128]>>>,
+}
+
+impl<'m> Shared<'m> {
+    pub fn new(module: &'m Module) -> Shared<'m> {
+        Shared { sizes: &module.shared, variables: RefCell::default() }
+    }
+
+    fn address(&self, name: &str) -> Result<u64, String> {
+        let bytes = *self.sizes.get(name).ok_or_else(|| format!("there is no variable {name}"))?;
+        let mut variables = self.variables.borrow_mut();
+        // What is read before it is written is not zero by luck.
+        let make = || vec![u128::from_le_bytes([0xa5; 16]); bytes.div_ceil(16)].into();
+        Ok(variables.entry(name.to_string()).or_insert_with(make).as_ptr() as u64)
+    }
+
+    pub fn allows(&self, start: u64, len: u64) -> bool {
+        let inside = |(name, memory): (&String, &Box<[u128]>)| {
+            let at = memory.as_ptr() as u64;
+            start >= at && start + len <= at + self.sizes[name] as u64
+        };
+        self.variables.borrow().iter().any(inside)
+    }
+}
+
+/// Why a thread stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pause {
+    Done,
+    /// At a barrier of the block.
+    Block,
+    /// At what the lanes of a warp do together.
+    Warp,
+}
+
+/// A copy to shared memory that is under way: to, from, bytes that are read of 16.
+type Copy = (u64, u64, u64);
 
 pub struct Thread<'m> {
     module: &'m Module,
     memory: &'m dyn Memory,
+    shared: &'m Shared<'m>,
     place: Place,
     steps: u64,
-    /// The local memory of the functions that are running: start and length.
-    locals: Vec<(u64, u64)>,
-}
-
-fn mask(bits: u32) -> u64 {
-    if bits == 64 { u64::MAX } else { (1 << bits) - 1 }
-}
-
-fn signed(value: u64, bits: u32) -> i64 {
-    ((value << (64 - bits)) as i64) >> (64 - bits)
-}
-
-fn float(value: u64, bits: u32) -> f64 {
-    match bits {
-        16 => f16::from_bits(value as u16).to_f64(),
-        32 => f64::from(f32::from_bits(value as u32)),
-        _ => f64::from_bits(value),
-    }
-}
-
-/// `value`, which is exact or has been rounded as the type rounds.
-fn from_float(value: f64, bits: u32) -> u64 {
-    match bits {
-        16 => u64::from(f16::from_f64(value).to_bits()),
-        32 => u64::from((value as f32).to_bits()),
-        _ => value.to_bits(),
-    }
+    frames: Vec<Frame<'m>>,
+    /// Copies since the last group, and the groups that have not been waited for.
+    copies: Vec<Copy>,
+    groups: VecDeque<Vec<Copy>>,
 }
 
 impl<'m> Thread<'m> {
-    /// Runs the entry with these parameters.
-    pub fn run(
+    /// A thread at the start of the entry with these parameters.
+    pub fn new(
         module: &'m Module,
         entry: &'m Function,
         params: &[u64],
-        memory: &'m dyn Memory,
+        (memory, shared): (&'m dyn Memory, &'m Shared<'m>),
         place: Place,
-    ) -> Result<(), String> {
-        let mut thread = Thread { module, memory, place, steps: 0, locals: vec![] };
-        thread.call(entry, params).map(|_| ())
+    ) -> Result<Thread<'m>, String> {
+        let (copies, groups) = (vec![], VecDeque::new());
+        let mut thread = Thread { module, memory, shared, place, steps: 0, frames: vec![], copies, groups };
+        thread.enter(entry, params, None)?;
+        Ok(thread)
     }
 
-    fn call(&mut self, function: &'m Function, args: &[u64]) -> Result<Option<u64>, String> {
+    fn enter(&mut self, function: &'m Function, args: &[u64], result: Option<usize>) -> Result<(), String> {
         let mut frame = Frame {
             function,
             registers: vec![0; function.registers],
             slots: vec![0; function.slots],
             local: vec![0xdead_beef_dead_beef; function.local_bytes.div_ceil(8)],
+            at: 0,
+            result,
         };
         if args.len() != function.params {
             return Err(format!("{} takes {} parameters, {} are given", function.name, function.params, args.len()));
         }
         // A result's slot may stand among the first.
-        for (i, arg) in args.iter().enumerate() {
-            frame.slots[i] = *arg;
+        frame.slots[..args.len()].copy_from_slice(args);
+        self.frames.push(frame);
+        Ok(())
+    }
+
+    /// The instruction at which it stands.
+    pub fn next(&self) -> Option<&'m Inst> {
+        let frame = self.frames.last()?;
+        frame.function.insts.get(frame.at)
+    }
+
+    /// Goes on behind the instruction at which it stands.
+    pub fn pass(&mut self) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.at += 1;
         }
-        self.locals.push((frame.local.as_ptr() as u64, function.local_bytes as u64));
-        let mut at = 0;
-        while let Some(inst) = function.insts.get(at) {
-            self.steps += 1;
-            if self.steps > STEPS {
-                return Err(format!("{}: it does not end", function.name));
-            }
-            let skipped = inst.guard.is_some_and(|(reg, opposite)| (frame.registers[reg] & 1 == 1) == opposite);
-            if skipped {
-                at += 1;
-                continue;
-            }
-            match inst.op.as_str() {
-                "bra" => match inst.operands[0] {
-                    Operand::Label(to) => at = to,
-                    _ => return Err(format!("a branch to nowhere: {}", inst.text)),
-                },
-                "ret" => break,
-                _ => {
-                    self.step(&mut frame, inst).map_err(|e| format!("{}: {}: {e}", function.name, inst.text))?;
-                    at += 1;
+    }
+
+    /// Runs until it stands.
+    pub fn run(&mut self) -> Result<Pause, String> {
+        'frames: while let Some(mut frame) = self.frames.pop() {
+            let function = frame.function;
+            while let Some(inst) = function.insts.get(frame.at) {
+                self.steps += 1;
+                if self.steps > STEPS {
+                    return Err(format!("{}: it does not end", function.name));
+                }
+                if inst.guard.is_some_and(|(reg, opposite)| (frame.registers[reg] & 1 == 1) == opposite) {
+                    frame.at += 1;
+                    continue;
+                }
+                match (inst.op.as_str(), inst.operands.first()) {
+                    ("ret", _) => break,
+                    ("bra", Some(Operand::Label(to))) => frame.at = *to,
+                    ("bra", _) => return Err(format!("a branch to nowhere: {}", inst.text)),
+                    ("call", _) => {
+                        let (callee, args, result) = self.callee(&frame, inst)?;
+                        frame.at += 1;
+                        self.frames.push(frame);
+                        self.enter(callee, &args, result)?;
+                        continue 'frames;
+                    }
+                    ("bar" | "barrier" | "shfl" | "ldmatrix" | "mma", _) => {
+                        self.frames.push(frame);
+                        let of_block = inst.op.starts_with("bar") && inst.words[0] != "warp";
+                        return Ok(if of_block { Pause::Block } else { Pause::Warp });
+                    }
+                    _ => {
+                        self.step(&mut frame, inst).map_err(|e| format!("{}: {}: {e}", function.name, inst.text))?;
+                        frame.at += 1;
+                    }
                 }
             }
+            let value = function.returns.map(|slot| frame.slots[slot]);
+            if let (Some(caller), Some(slot), Some(value)) = (self.frames.last_mut(), frame.result, value) {
+                caller.slots[slot] = value;
+            }
         }
-        self.locals.pop();
-        Ok(function.returns.map(|slot| frame.slots[slot]))
+        Ok(Pause::Done)
+    }
+
+    /// The value of an operand of the instruction at which it stands.
+    pub fn operand(&self, operand: &Operand, ty: Ty) -> Result<u64, String> {
+        self.value(self.frames.last().ok_or("it has ended")?, operand, ty)
+    }
+
+    /// An address among its operands, of memory that `bytes` bytes of are accessed.
+    pub fn place_of(&self, operand: &Operand, bytes: u64) -> Result<u64, String> {
+        self.address(self.frames.last().ok_or("it has ended")?, operand, bytes)
+    }
+
+    pub fn assign(&mut self, operand: &Operand, value: u64, ty: Ty) -> Result<(), String> {
+        Self::set(self.frames.last_mut().ok_or("it has ended")?, operand, value, ty)
     }
 
     fn special(&self, name: &str) -> u64 {
@@ -132,6 +211,7 @@ impl<'m> Thread<'m> {
             Operand::Imm(bits) => bits & mask(ty.bits),
             Operand::Special(name) => self.special(name),
             Operand::Depot => frame.local.as_ptr() as u64,
+            Operand::Name(name) => self.shared.address(name)?,
             Operand::Group(parts) => {
                 let bits = ty.bits / parts.len() as u32;
                 let mut value = 0;
@@ -161,13 +241,20 @@ impl<'m> Thread<'m> {
 
     /// The address of an access of `bytes` bytes.
     fn address(&self, frame: &Frame<'_>, operand: &Operand, bytes: u64) -> Result<u64, String> {
-        let Operand::At(reg, offset) = operand else { return Err("not an address".into()) };
-        let at = frame.registers[*reg].wrapping_add(*offset as u64);
+        let at = match operand {
+            Operand::At(reg, offset) => frame.registers[*reg].wrapping_add(*offset as u64),
+            Operand::Variable(name, offset) => self.shared.address(name)?.wrapping_add(*offset as u64),
+            _ => return Err("not an address".into()),
+        };
         if !at.is_multiple_of(bytes) {
             return Err(format!("{at:#x} is not aligned to {bytes}"));
         }
-        let local = self.locals.iter().any(|(start, len)| at >= *start && at + bytes <= start + len);
-        if local || self.memory.allows(at, bytes) {
+        let inside = |frame: &Frame<'_>| {
+            let (start, len) = (frame.local.as_ptr() as u64, frame.function.local_bytes as u64);
+            at >= start && at + bytes <= start + len
+        };
+        let local = inside(frame) || self.frames.iter().any(inside);
+        if local || self.memory.allows(at, bytes) || self.shared.allows(at, bytes) {
             Ok(at)
         } else {
             Err(format!("{bytes} bytes at {at:#x} are not allocated"))
@@ -219,7 +306,7 @@ impl<'m> Thread<'m> {
         let missing = || "no type".to_string();
         match inst.op.as_str() {
             "ld" | "st" => return self.move_memory(frame, inst, ty.ok_or_else(missing)?),
-            "call" => return self.call_inst(frame, inst),
+            "cp" => return self.copy(frame, inst),
             // From generic addresses and back: all are addresses of the host.
             "cvta" | "mov" => {
                 let ty = ty.ok_or_else(missing)?;
@@ -278,8 +365,47 @@ impl<'m> Thread<'m> {
         Self::set(frame, &inst.operands[0], value, to)
     }
 
-    /// `call.uni (result), name, (arguments)` or `call.uni name, (arguments)`.
-    fn call_inst(&mut self, frame: &mut Frame<'m>, inst: &'m Inst) -> Result<(), String> {
+    /// Copies stand aside until they are waited for.
+    fn copy(&mut self, frame: &Frame<'m>, inst: &'m Inst) -> Result<(), String> {
+        const COUNT: Ty = Ty { kind: Kind::Unsigned, bits: 32 };
+        match inst.words.get(1).map(String::as_str) {
+            Some("commit_group") => self.groups.push_back(std::mem::take(&mut self.copies)),
+            Some("wait_group") => {
+                let left = self.value(frame, &inst.operands[0], COUNT)? as usize;
+                while self.groups.len() > left {
+                    for (to, from, bytes) in self.groups.pop_front().unwrap_or_default() {
+                        let mut value = [0u8; 16];
+                        // Checked when the copy was asked for; threads run one after the other.
+                        unsafe {
+                            std::ptr::copy_nonoverlapping(from as *const u8, value.as_mut_ptr(), bytes as usize);
+                            std::ptr::copy_nonoverlapping(value.as_ptr(), to as *mut u8, 16);
+                        }
+                    }
+                }
+            }
+            _ => {
+                let to = self.address(frame, &inst.operands[0], 16)?;
+                let bytes = match inst.operands.get(3) {
+                    Some(bytes) => self.value(frame, bytes, COUNT)?,
+                    None => 16,
+                };
+                if bytes > 16 || !self.shared.allows(to, 16) {
+                    return Err(format!("a copy of {bytes} bytes to {to:#x}"));
+                }
+                let Operand::At(reg, offset) = inst.operands[1] else { return Err("not an address".into()) };
+                let from = frame.registers[reg].wrapping_add(offset as u64);
+                if !from.is_multiple_of(16) || (bytes > 0 && !self.memory.allows(from, bytes)) {
+                    return Err(format!("{bytes} bytes at {from:#x} are not allocated, or not aligned to 16"));
+                }
+                self.copies.push((to, from, bytes));
+            }
+        }
+        Ok(())
+    }
+
+    /// `call.uni (result), name, (arguments)` or `call.uni name, (arguments)`: the function, the arguments, and where its
+    /// result goes.
+    fn callee(&self, frame: &Frame<'m>, inst: &'m Inst) -> Result<(&'m Function, Vec<u64>, Option<usize>), String> {
         let (result, rest) = match &inst.operands[..] {
             [Operand::Group(result), rest @ ..] => (result.first(), rest),
             rest => (None, rest),
@@ -293,187 +419,9 @@ impl<'m> Thread<'m> {
             args.push(frame.slots[*slot]);
         }
         let function = self.module.functions.get(name).ok_or_else(|| format!("there is no function {name}"))?;
-        let value = self.call(function, &args)?;
-        if let (Some(Operand::Param(slot, 0)), Some(value)) = (result, value) {
-            frame.slots[*slot] = value;
-        }
-        Ok(())
+        let result = if let Some(Operand::Param(slot, 0)) = result { Some(*slot) } else { None };
+        Ok((function, args, result))
     }
 }
 
 const PRED: Ty = Ty { kind: Kind::Pred, bits: 1 };
-
-fn compare(how: &str, a: u64, b: u64, ty: Ty) -> Result<bool, String> {
-    use std::cmp::Ordering::{Equal, Greater, Less};
-    let order = match ty.kind {
-        Kind::Float => float(a, ty.bits).partial_cmp(&float(b, ty.bits)),
-        Kind::Signed => Some(signed(a, ty.bits).cmp(&signed(b, ty.bits))),
-        _ => Some(a.cmp(&b)),
-    };
-    // With a `u` behind it, a comparison of floats holds for NaN too.
-    let (how, unordered) = match how {
-        "equ" | "neu" | "ltu" | "leu" | "gtu" | "geu" => (&how[..2], true),
-        how => (how, false),
-    };
-    Ok(match (order, how) {
-        (_, "nan") => order.is_none(),
-        (_, "num") => order.is_some(),
-        (None, _) => unordered,
-        (Some(order), "eq") => order == Equal,
-        (Some(order), "ne") => order != Equal,
-        (Some(order), "lt" | "lo") => order == Less,
-        (Some(order), "le" | "ls") => order != Greater,
-        (Some(order), "gt" | "hi") => order == Greater,
-        (Some(order), "ge" | "hs") => order != Less,
-        (_, other) => return Err(format!("comparison {other}")),
-    })
-}
-
-/// A float rounded to a whole number as the words say.
-fn round(value: f64, has: &dyn Fn(&str) -> bool) -> f64 {
-    match () {
-        () if has("rni") => value.round_ties_even(),
-        () if has("rmi") => value.floor(),
-        () if has("rpi") => value.ceil(),
-        () if has("rzi") => value.trunc(),
-        () => value,
-    }
-}
-
-fn convert(value: u64, from: Ty, to: Ty, has: &dyn Fn(&str) -> bool) -> u64 {
-    match (from.kind, to.kind) {
-        (Kind::Float, Kind::Float) => {
-            let exact = float(value, from.bits);
-            // From f64 to f16 nothing is rounded twice.
-            from_float(round(exact, has), to.bits)
-        }
-        // Saturating; NaN is 0 except for 64 bits, where it is never asked for.
-        (Kind::Float, Kind::Signed) => {
-            let whole = round(float(value, from.bits), has);
-            let most = signed(mask(to.bits) >> 1, to.bits);
-            (whole as i64).clamp(-most - 1, most) as u64
-        }
-        (Kind::Float, _) => (round(float(value, from.bits), has) as u64).min(mask(to.bits)),
-        (Kind::Signed, Kind::Float) => integer_to_float(i128::from(signed(value, from.bits)), to.bits),
-        (_, Kind::Float) => integer_to_float(i128::from(value), to.bits),
-        (Kind::Signed, _) => signed(value, from.bits) as u64 & mask(to.bits.max(from.bits).max(32)) & narrow(to),
-        _ => value & mask(to.bits),
-    }
-}
-
-/// The bits that stay of a signed integer; those above a narrow one are its sign's.
-fn narrow(to: Ty) -> u64 {
-    if to.kind == Kind::Signed { u64::MAX } else { mask(to.bits) }
-}
-
-fn integer_to_float(value: i128, bits: u32) -> u64 {
-    match bits {
-        16 => u64::from(f16::from_f64(value as f64).to_bits()),
-        32 => u64::from((value as f32).to_bits()),
-        _ => (value as f64).to_bits(),
-    }
-}
-
-fn arithmetic(inst: &Inst, ty: Ty, [a, b, c]: [u64; 3], has: &dyn Fn(&str) -> bool) -> Result<u64, String> {
-    if ty.kind == Kind::Float && !matches!(inst.op.as_str(), "selp") {
-        return float_arithmetic(inst, ty.bits, [a, b, c]);
-    }
-    let bits = ty.bits;
-    let is_signed = ty.kind == Kind::Signed;
-    let (sa, sb) = (signed(a, bits), signed(b, bits));
-    let multiplied = || {
-        let wide_product =
-            if is_signed { (i128::from(sa) * i128::from(sb)) as u128 } else { u128::from(a) * u128::from(b) };
-        if has("hi") { (wide_product >> bits) as u64 } else { wide_product as u64 }
-    };
-    // A shift by all bits or more leaves nothing, or the sign.
-    let far = b >= u64::from(bits);
-    Ok(match inst.op.as_str() {
-        "add" => a.wrapping_add(b),
-        "sub" => a.wrapping_sub(b),
-        "mul" => multiplied(),
-        "mad" => multiplied().wrapping_add(c),
-        "div" | "rem" if b == 0 => return Err("a division by zero".into()),
-        "div" if is_signed => sa.wrapping_div(sb) as u64,
-        "div" => a / b,
-        "rem" if is_signed => sa.wrapping_rem(sb) as u64,
-        "rem" => a % b,
-        "min" if is_signed => sa.min(sb) as u64,
-        "max" if is_signed => sa.max(sb) as u64,
-        "min" => a.min(b),
-        "max" => a.max(b),
-        "neg" => a.wrapping_neg(),
-        "abs" => sa.wrapping_abs() as u64,
-        "not" => !a,
-        "and" => a & b,
-        "or" => a | b,
-        "xor" => a ^ b,
-        "shl" if far => 0,
-        "shl" => a << b,
-        "shr" if is_signed => (sa >> b.min(u64::from(bits - 1))) as u64,
-        "shr" if far => 0,
-        "shr" => a >> b,
-        "bfe" => {
-            let field = (a >> b.min(63)) & if c >= 64 { u64::MAX } else { (1 << c) - 1 };
-            if is_signed && c > 0 { signed(field, (c as u32).min(bits)) as u64 } else { field }
-        }
-        "selp" => {
-            if c == 1 {
-                a
-            } else {
-                b
-            }
-        }
-        // Each digit of the selector picks a byte of the two, or fills a byte with its sign.
-        "prmt" => (0..4).fold(0, |value, i| {
-            let (bytes, digit) = (a | (b << 32), (c >> (4 * i)) & 15);
-            let byte = (bytes >> (8 * (digit & 7))) & 0xff;
-            let fill = if byte & 0x80 != 0 { 0xff } else { 0 };
-            value | (if digit & 8 != 0 { fill } else { byte } << (8 * i))
-        }),
-        "popc" => u64::from(a.count_ones()),
-        "clz" => u64::from(a.leading_zeros() - (64 - bits)),
-        other => return Err(format!("no such operation: {other}")),
-    })
-}
-
-fn float_arithmetic(inst: &Inst, bits: u32, raw: [u64; 3]) -> Result<u64, String> {
-    let sign = 1u64 << (bits - 1);
-    match inst.op.as_str() {
-        "neg" => return Ok(raw[0] ^ sign),
-        "abs" => return Ok(raw[0] & !sign),
-        // The sign of the first on the second.
-        "copysign" => return Ok((raw[1] & !sign) | (raw[0] & sign)),
-        _ => {}
-    }
-    if bits == 32 {
-        let [a, b, c] = raw.map(|v| f32::from_bits(v as u32));
-        let value = match inst.op.as_str() {
-            "add" => a + b,
-            "sub" => a - b,
-            "mul" => a * b,
-            "div" => a / b,
-            "fma" => a.mul_add(b, c),
-            "rcp" => 1.0 / a,
-            "sqrt" => a.sqrt(),
-            "min" => a.min(b),
-            "max" => a.max(b),
-            other => return Err(format!("no such operation on floats: {other}")),
-        };
-        return Ok(u64::from(value.to_bits()));
-    }
-    let [a, b, c] = raw.map(|v| float(v, bits));
-    let value = match inst.op.as_str() {
-        "add" => a + b,
-        "sub" => a - b,
-        "mul" => a * b,
-        "div" => a / b,
-        "fma" if bits == 64 => a.mul_add(b, c),
-        "rcp" => 1.0 / a,
-        "sqrt" => a.sqrt(),
-        "min" => a.min(b),
-        "max" => a.max(b),
-        other => return Err(format!("no such operation on floats: {other}")),
-    };
-    Ok(from_float(value, bits))
-}

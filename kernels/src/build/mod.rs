@@ -195,15 +195,35 @@ impl<'k> Builder<'k> {
         V::from_parts(self, ty, &(0..ty.parts as usize).map(apply).collect::<Vec<_>>())
     }
 
-    /// Calls an LLVM intrinsic that MLIR has no operation for.
-    pub fn call_intrinsic(&'k self, name: &str, operands: &[V<'k>], ty: Ty) -> V<'k> {
+    /// An operation on values of any types with one result of type `ty`, which has one part.
+    pub fn value_with(&'k self, name: &str, operands: &[Value<'k, 'k>], ty: Ty, attrs: Attrs<'_, 'k>) -> V<'k> {
+        V::from_parts(self, ty, &self.op(name, operands, &[ty.mlir(self.context)], attrs))
+    }
+
+    /// The same without attributes.
+    pub fn value(&'k self, name: &str, operands: &[Value<'k, 'k>], ty: Ty) -> V<'k> {
+        self.value_with(name, operands, ty, &[])
+    }
+
+    /// Calls an LLVM intrinsic on values of any types.
+    pub fn intrinsic(&self, name: &str, operands: &[Value<'k, 'k>], results: &[Type<'k>]) -> Vec<Value<'k, 'k>> {
         let list = |values: &[i32]| DenseI32ArrayAttribute::new(self.context, values).into();
         let attrs = [
             ("intrin", StringAttribute::new(self.context, name).into()),
             ("operandSegmentSizes", list(&[operands.len() as i32, 0])),
             ("op_bundle_sizes", list(&[])),
         ];
-        self.op1("llvm.call_intrinsic", operands, ty, &attrs)
+        self.op("llvm.call_intrinsic", operands, results, &attrs)
+    }
+
+    /// Calls an LLVM intrinsic that MLIR has no operation for, for each part.
+    pub fn call_intrinsic(&'k self, name: &str, operands: &[V<'k>], ty: Ty) -> V<'k> {
+        let result = [ty.mlir(self.context)];
+        let apply = |part: usize| {
+            let operands: Vec<_> = operands.iter().map(|v| v.part(part)).collect();
+            self.intrinsic(name, &operands, &result)[0]
+        };
+        V::from_parts(self, ty, &(0..ty.parts as usize).map(apply).collect::<Vec<_>>())
     }
 
     /// An integer attribute of `bits` bits.

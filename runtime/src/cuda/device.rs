@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::format::{Level, TargetInfo};
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Numbers of the driver's device attributes.
 const CAPABILITY_MAJOR: i32 = 75;
@@ -248,6 +249,54 @@ impl Drop for Stream {
         let _ = self.wait();
         // SAFETY: the stream is ours, and nothing runs on it.
         self.device.call_anyway(|f| unsafe { (f.stream_destroy)(self.handle) });
+    }
+}
+
+/// Times of the device between two points of a stream.
+pub(crate) struct Timer {
+    device: Arc<Device>,
+    events: [Handle; 2],
+}
+
+// SAFETY: as for `Device`.
+unsafe impl Send for Timer {}
+
+impl Timer {
+    pub(crate) fn new(device: &Arc<Device>) -> Result<Timer> {
+        let mut timer = Timer { device: device.clone(), events: [std::ptr::null_mut(); 2] };
+        for event in &mut timer.events {
+            // SAFETY: the pointer is to a handle of the timer.
+            device.call("an event", |f| unsafe { (f.event_create)(event, 0) })?;
+        }
+        Ok(timer)
+    }
+
+    fn record(&self, event: usize, stream: &Stream) -> Result<()> {
+        // SAFETY: event and stream are of one device.
+        self.device.call("an event", |f| unsafe { (f.event_record)(self.events[event], stream.handle) })
+    }
+
+    pub(crate) fn start(&self, stream: &Stream) -> Result<()> {
+        self.record(0, stream)
+    }
+
+    /// How long the device took for what has been put on the stream since the start. Waits for it.
+    pub(crate) fn stop(&self, stream: &Stream) -> Result<Duration> {
+        self.record(1, stream)?;
+        stream.wait()?;
+        let mut elapsed = 0.0;
+        // SAFETY: both events have been recorded, and the pointer is to a variable of this function.
+        self.device.call("an event", |f| unsafe { (f.event_elapsed)(&mut elapsed, self.events[0], self.events[1]) })?;
+        Ok(Duration::from_secs_f64(f64::from(elapsed).max(0.0) / 1e3))
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        for event in self.events.into_iter().filter(|event| !event.is_null()) {
+            // SAFETY: the event is ours.
+            self.device.call_anyway(|f| unsafe { (f.event_destroy)(event) });
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub type Status = c_int;
 pub type DeviceId = c_int;
 /// An address on a device.
 pub type Address = u64;
-/// Contexts, modules, functions and streams.
+/// Contexts, modules, functions, streams and events.
 pub type Handle = *mut c_void;
 
 macro_rules! functions {
@@ -62,6 +62,12 @@ functions! {
     stream_create c"cuStreamCreate" (*mut Handle, c_uint);
     stream_destroy c"cuStreamDestroy_v2" (Handle);
     stream_synchronize c"cuStreamSynchronize" (Handle);
+    event_create c"cuEventCreate" (*mut Handle, c_uint);
+    event_destroy c"cuEventDestroy_v2" (Handle);
+    /// Event, stream.
+    event_record c"cuEventRecord" (Handle, Handle);
+    /// Milliseconds from the first event to the second.
+    event_elapsed c"cuEventElapsedTime" (*mut f32, Handle, Handle);
     /// Function, grid, block, bytes of shared memory, stream, parameters, extra.
     launch c"cuLaunchKernel" (Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void);
     error_name c"cuGetErrorName" (Status, *mut *const c_char);

@@ -10,10 +10,11 @@ mod driver;
 
 use crate::error::{Error, Result};
 use crate::format::{Kernel, TargetInfo};
-use device::{Device, Function, Memory, Module, Stream};
+use device::{Device, Function, Memory, Module, Stream, Timer};
 pub use driver::{Address, DeviceId, Driver, Functions, Handle, Status};
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Scratch memory of a launch, at most, unless a single block needs more.
 const SCRATCH: u64 = 256 << 20;
@@ -71,6 +72,8 @@ pub(crate) struct Engine {
     /// By entry: the inputs and then the outputs of its last binding.
     ports: Vec<Vec<Memory>>,
     params: Vec<*mut c_void>,
+    /// Made when a launch is first timed.
+    timer: Option<Timer>,
     program: Arc<Program>,
 }
 
@@ -104,6 +107,7 @@ impl Engine {
             host_status: vec![0; kernels],
             ports: (0..entries).map(|_| vec![]).collect(),
             params: vec![],
+            timer: None,
             states,
             program,
         };
@@ -204,6 +208,20 @@ impl Engine {
 
     pub(crate) fn write(&self, to: *mut u8, bytes: &[u8]) -> Result<()> {
         self.stream.upload(to.addr() as Address, bytes)
+    }
+
+    /// A launch, waited for, and how long the device took for it.
+    pub(crate) fn launch_timed(&mut self, launch: &Launch<'_>) -> Result<Duration> {
+        self.stream.wait()?;
+        let timer = match self.timer.take() {
+            Some(timer) => timer,
+            None => Timer::new(self.stream.device())?,
+        };
+        timer.start(&self.stream)?;
+        self.launch(launch)?;
+        let time = timer.stop(&self.stream)?;
+        self.timer = Some(timer);
+        Ok(time)
     }
 
     pub(crate) fn launch(&mut self, launch: &Launch<'_>) -> Result<()> {

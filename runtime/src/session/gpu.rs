@@ -125,11 +125,9 @@ impl Walk<'_> {
 
     fn launch(&mut self, launch: Launch<'_>) -> Result<()> {
         let Some(hook) = self.profile else { return self.engine.launch(&launch) };
-        self.engine.wait()?;
         let start = Instant::now();
-        self.engine.launch(&launch)?;
-        self.engine.wait()?;
-        Profiled { hook, kernel: &launch.names.symbol, label: &launch.names.label }.report(0, start);
+        let duration = self.engine.launch_timed(&launch)?;
+        Profiled { hook, kernel: &launch.names.symbol, label: &launch.names.label }.report_as(0, start, duration);
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! The GPUs code is made for, how kernels are launched on them, and what a thread knows of itself.
 
+pub mod block;
+
 use crate::{
     Family,
     build::{Elem, Ix, K, Ty},

@@ -1,29 +1,19 @@
-//! The kernel for GPUs: an element of *C* a thread. Neighbouring threads have neighbouring columns, so that *B* and *C*
+//! An element of *C* a thread. Neighbouring threads have neighbouring columns, so that *B* and *C*
 //! are read and written in whole lines; an element of *A* is read once for all of them.
 
-use super::{Matrix, Rhs, Spec, pack::PANEL};
 use crate::{
     Family,
     abi::{Kernel, ModuleBuilder},
     build::{Ix, K, Ptr, Ty, V},
-    cuda::Grid,
+    matmul::{Matrix, Rhs, Spec, pack::PANEL},
     scalar::{Access, fold, memory, register},
     view::{coordinates, sizes},
 };
 
 /// Threads of a block.
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 /// Products that a thread has under way.
 const UNROLL: i64 = 4;
-
-pub(super) fn grid(spec: &Spec) -> Grid {
-    Grid {
-        tasks: spec.batch_size() * spec.m.clone() * spec.n.clone(),
-        threads: THREADS,
-        block_tasks: THREADS,
-        scratch_bytes: 0.into(),
-    }
-}
 
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
     module.kernel(symbol, &spec.size_args(), |kernel| {

@@ -1,0 +1,173 @@
+//! What the threads of a block do together: shared memory, barriers, shuffles, asynchronous copies and tensor cores.
+//!
+//! All threads of a warp take part in what its lanes do together, and all threads of a block in its barriers.
+
+use crate::build::{Elem, Ix, K, Ptr, Ty, V};
+use melior::{
+    dialect::llvm::r#type::pointer,
+    ir::{
+        Type, Value,
+        attribute::{DenseI64ArrayAttribute, FlatSymbolRefAttribute},
+    },
+};
+
+/// Threads of a warp.
+pub const WARP: i64 = 32;
+/// The most bytes of shared memory that a block has without asking for more.
+pub const SHARED_BYTES: i64 = 48 << 10;
+
+/// The address space of shared memory, and that of what all blocks see.
+const SHARED: u32 = 3;
+const GLOBAL: u32 = 1;
+
+/// A thread's place in its block.
+#[derive(Clone, Copy)]
+pub struct Block<'k> {
+    pub k: K<'k>,
+    pub thread: Ix<'k>,
+    pub warp: Ix<'k>,
+    pub lane: Ix<'k>,
+}
+
+impl<'k> Block<'k> {
+    pub fn new(k: K<'k>) -> Block<'k> {
+        let thread = super::register(k, "tid.x");
+        Block { k, thread, warp: thread.div(WARP), lane: thread.rem(WARP) }
+    }
+
+    /// Runs `body` for the tasks of this block.
+    pub fn tasks(&self, tasks: Ix<'k>, body: impl FnOnce(Ix<'k>)) {
+        let (first, blocks) = (super::register(self.k, "ctaid.x"), super::register(self.k, "nctaid.x"));
+        self.k.for_(first, tasks, blocks, body);
+    }
+
+    /// The shared memory that [`ModuleBuilder::shared`](crate::abi::ModuleBuilder::shared) has given this name.
+    pub fn shared(&self, name: &str) -> Ptr<'k> {
+        let k = self.k;
+        let name = FlatSymbolRefAttribute::new(k.context(), name).into();
+        let address = k.op("llvm.mlir.addressof", &[], &[pointer(k.context(), SHARED)], &[("global_name", name)]);
+        k.value("llvm.addrspacecast", &address, Ty::PTR).ptr()
+    }
+
+    fn call(&self, name: &str, operands: &[Value<'k, 'k>], results: &[Type<'k>]) -> Vec<Value<'k, 'k>> {
+        self.k.intrinsic(name, operands, results)
+    }
+
+    /// Waits for all threads of the block, and makes what they have written seen by all of them.
+    pub fn barrier(&self) {
+        let zero = self.k.int(Ty::I32, 0);
+        self.call("llvm.nvvm.barrier.cta.sync.aligned.all", &[zero.raw()], &[]);
+    }
+
+    /// The same among the lanes of a warp.
+    pub fn warp_barrier(&self) {
+        let all = self.k.int(Ty::I32, -1);
+        self.call("llvm.nvvm.bar.warp.sync", &[all.raw()], &[]);
+    }
+
+    /// The value of the lane whose number differs in the bits of `mask`.
+    pub fn shuffle(&self, value: V<'k>, mask: i64) -> V<'k> {
+        let k = self.k;
+        let word = |value: V<'k>| {
+            let operands = [k.int(Ty::I32, -1), value, k.int(Ty::I32, mask), k.int(Ty::I32, WARP - 1)];
+            k.call_intrinsic("llvm.nvvm.shfl.sync.bfly.i32", &operands, Ty::I32)
+        };
+        let elem = value.ty.elem;
+        let bits = if elem.is_float() { value.bitcast(elem.int()) } else { value };
+        let moved = if elem.bits() == 64 {
+            let low = word(bits.int_to(Elem::I32, false)).int_to(Elem::I64, false);
+            let high = word(bits.shr_unsigned(32).int_to(Elem::I32, false)).int_to(Elem::I64, false);
+            low | high.shl(32)
+        } else {
+            word(bits.int_to(Elem::I32, false)).int_to(elem.int(), false)
+        };
+        if elem.is_float() { moved.bitcast(elem) } else { moved }
+    }
+
+    /// What `combine` makes of the values of `lanes` neighbouring lanes, a power of two, in each of them.
+    pub fn combine(
+        &self,
+        values: &[V<'k>],
+        lanes: i64,
+        combine: impl Fn(&[V<'k>], &[V<'k>]) -> Vec<V<'k>>,
+    ) -> Vec<V<'k>> {
+        let mut all = values.to_vec();
+        let mut mask = lanes / 2;
+        while mask > 0 {
+            let other: Vec<V<'k>> = all.iter().map(|v| self.shuffle(*v, mask)).collect();
+            // Both sides combine in the order of the lanes, so that they get the same.
+            let upper =
+                (self.lane.v(self.k) & self.k.int(Ty::I64, mask)).cmp(crate::build::Cmp::Ne, self.k.int(Ty::I64, 0));
+            let (low, high): (Vec<V>, Vec<V>) =
+                all.iter().zip(&other).map(|(a, b)| (upper.select(*b, *a), upper.select(*a, *b))).unzip();
+            all = combine(&low, &high);
+            mask /= 2;
+        }
+        all
+    }
+
+    fn address(&self, of: Ptr<'k>, space: u32) -> Value<'k, 'k> {
+        self.k.op("llvm.addrspacecast", &[of.0.raw()], &[pointer(self.k.context(), space)], &[])[0]
+    }
+
+    /// Starts a copy of 16 bytes to shared memory, of which `bytes` (an i32) are read and the others become zero.
+    pub fn copy_async(&self, to: Ptr<'k>, from: Ptr<'k>, bytes: Option<V<'k>>) {
+        let (to, from) = (self.address(to, SHARED), self.address(from, GLOBAL));
+        match bytes {
+            Some(bytes) => self.call("llvm.nvvm.cp.async.cg.shared.global.16.s", &[to, from, bytes.raw()], &[]),
+            None => self.call("llvm.nvvm.cp.async.cg.shared.global.16", &[to, from], &[]),
+        };
+    }
+
+    /// Ends a group of asynchronous copies of this thread.
+    pub fn commit_copies(&self) {
+        self.call("llvm.nvvm.cp.async.commit.group", &[], &[]);
+    }
+
+    /// Waits until no more than `left` groups of copies of this thread are under way.
+    pub fn wait_for_copies(&self, left: i64) {
+        self.call("llvm.nvvm.cp.async.wait.group", &[self.k.int(Ty::I32, left).raw()], &[]);
+    }
+
+    /// Members of a structure as values of one type.
+    fn members(&self, of: Value<'k, 'k>, count: usize, ty: Ty) -> Vec<V<'k>> {
+        let member = |i: usize| {
+            let position = DenseI64ArrayAttribute::new(self.k.context(), &[i as i64]).into();
+            self.k.value_with("llvm.extractvalue", &[of], ty, &[("position", position)])
+        };
+        (0..count).map(member).collect()
+    }
+
+    fn structure(&self, text: &str) -> Type<'k> {
+        Type::parse(self.k.context(), text).unwrap_or_else(|| panic!("type {text}"))
+    }
+
+    /// Four matrices of eight rows of 16 bytes in shared memory; lane `8 i + r` has the address of row `r` of matrix `i`. A
+    /// lane gets the two 16-bit elements `2 (lane % 4)` and the next of row `lane / 4` of each matrix, or of the column if
+    /// `transposed`.
+    pub fn load_matrices(&self, from: Ptr<'k>, transposed: bool) -> Vec<V<'k>> {
+        let name = match transposed {
+            true => "llvm.nvvm.ldmatrix.sync.aligned.m8n8.x4.trans.b16",
+            false => "llvm.nvvm.ldmatrix.sync.aligned.m8n8.x4.b16",
+        };
+        let result = self.structure("!llvm.struct<(i32, i32, i32, i32)>");
+        let loaded = self.call(name, &[self.address(from, SHARED)], &[result]);
+        self.members(loaded[0], 4, Ty::I32)
+    }
+
+    /// `sums + a b` on tensor cores: *a* 16x16 and *b* 16x8 of bf16 or f16, in the registers of the lanes of a warp as
+    /// [`Block::load_matrices`] leaves them. Lane `l` has the sums of rows `l / 4` and `l / 4 + 8`, columns `2 (l % 4)` and
+    /// the next.
+    pub fn multiply(&self, bf16: bool, a: &[V<'k>], b: &[V<'k>], sums: &[V<'k>]) -> Vec<V<'k>> {
+        let k = self.k;
+        let half2 = Type::vector(&[2], Type::float16(k.context()));
+        let word = |v: &V<'k>| match bf16 {
+            true => v.raw(),
+            false => k.op("llvm.bitcast", &[v.raw()], &[half2], &[])[0],
+        };
+        let operands: Vec<_> = a.iter().chain(b).map(word).chain(sums.iter().map(|v| v.raw())).collect();
+        let name = if bf16 { "llvm.nvvm.mma.m16n8k16.row.col.bf16" } else { "llvm.nvvm.mma.m16n8k16.row.col.f32.f32" };
+        let result = self.structure("!llvm.struct<(f32, f32, f32, f32)>");
+        self.members(self.call(name, &operands, &[result])[0], 4, Ty::F32)
+    }
+}

@@ -1,0 +1,243 @@
+//! The graphs that are timed.
+#![allow(dead_code, unreachable_pub, reason = "programs and a test each use their part")]
+
+use super::contents::Bundle;
+use kiln_ir::{
+    ElemType,
+    sample::{Domain, Random, tensor},
+};
+use kiln_runtime::cli::write_tensors;
+use std::path::Path;
+
+/// `(name, element types, entry, flops, bytes moved)`: `T` stands for the type, `E` for its bytes; sizes are constants.
+type Graph = (&'static str, &'static [&'static str], &'static str, Option<f64>, Option<f64>);
+
+const M: f64 = 1048576.0;
+
+const GRAPHS: &[Graph] = &[
+    (
+        "copy",
+        &["f32"],
+        "(%x: T[67108864]) -> (y: T[67108864]) { %0 = neg %x : T[67108864] return %0 }",
+        None,
+        Some(128.0 * M),
+    ),
+    (
+        "gelu",
+        &["f32", "bf16"],
+        "(%x: T[67108864]) -> (y: T[67108864]) { %0 = gelu %x : T[67108864] return %0 }",
+        None,
+        Some(128.0 * M),
+    ),
+    (
+        "matmul_4096",
+        &["f32", "f16", "bf16"],
+        "(%x: T[4096,4096], %y: T[4096,4096]) -> (z: T[4096,4096]) {
+        %0 = matmul %x, %y : T[4096,4096] return %0 }",
+        Some(2.0 * 4096.0 * 4096.0 * 4096.0),
+        None,
+    ),
+    (
+        "matmul_8192",
+        &["bf16"],
+        "(%x: T[8192,8192], %y: T[8192,8192]) -> (z: T[8192,8192]) {
+        %0 = matmul %x, %y : T[8192,8192] return %0 }",
+        Some(2.0 * 8192.0 * 8192.0 * 8192.0),
+        None,
+    ),
+    (
+        "matmul_nt_4096",
+        &["f32", "bf16"],
+        "(%x: T[4096,4096], %y: T[4096,4096]) -> (z: T[4096,4096]) {
+        %0 = transpose %y perm=[1,0] : T[4096,4096] %1 = matmul %x, %0 : T[4096,4096] return %1 }",
+        Some(2.0 * 4096.0 * 4096.0 * 4096.0),
+        None,
+    ),
+    (
+        "matmul_rows_4096x384x1536",
+        &["f32", "bf16"],
+        "(%x: T[4096,384], %y: T[384,1536], %b: T[1536]) -> (z: T[4096,1536]) {
+        %0 = linear %x, %y bias=%b act=gelu : T[4096,1536] return %0 }",
+        Some(2.0 * 4096.0 * 384.0 * 1536.0),
+        None,
+    ),
+    (
+        "matmul_128x384x384",
+        &["f32", "bf16"],
+        "(%x: T[128,384], %y: T[384,384]) -> (z: T[128,384]) {
+        %0 = matmul %x, %y : T[128,384] return %0 }",
+        Some(2.0 * 128.0 * 384.0 * 384.0),
+        None,
+    ),
+    (
+        "softmax_8192x4096",
+        &["f32", "bf16"],
+        "(%x: T[8192,4096]) -> (y: T[8192,4096]) {
+        %0 = softmax %x axis=1 : T[8192,4096] return %0 }",
+        None,
+        Some(64.0 * M),
+    ),
+    (
+        "layer_norm_65536x384",
+        &["f32", "bf16"],
+        "(%x: T[65536,384], %g: T[384], %b: T[384]) -> (y: T[65536,384]) {
+        %0 = layer_norm %x scale=%g bias=%b axis=1 eps=1e-5 : T[65536,384] return %0 }",
+        None,
+        Some(48.0 * M),
+    ),
+    (
+        "sum_of_rows_8192x8192",
+        &["f32", "bf16"],
+        "(%x: T[8192,8192]) -> (y: T[8192]) {
+        %0 = reduce %x kind=sum axes=[1] keep=false : T[8192] return %0 }",
+        None,
+        Some(64.0 * M),
+    ),
+    (
+        "sum_of_columns_8192x8192",
+        &["f32"],
+        "(%x: T[8192,8192]) -> (y: T[8192]) {
+        %0 = reduce %x kind=sum axes=[0] keep=false : T[8192] return %0 }",
+        None,
+        Some(64.0 * M),
+    ),
+    (
+        "argmax_4096x32000",
+        &["f32"],
+        "(%x: T[4096,32000]) -> (y: i64[4096]) {
+        %0 = argmax %x axis=1 keep=false : i64[4096] return %0 }",
+        None,
+        Some(125.0 * M),
+    ),
+    (
+        "gather_16384_of_32000x1024",
+        &["f32"],
+        "(%x: T[32000,1024], %i: i64[16384]) -> (y: T[16384,1024]) {
+        %0 = gather %x, %i axis=0 : T[16384,1024] return %0 }",
+        None,
+        Some(32.0 * M),
+    ),
+    (
+        "attention_32x12x128x32",
+        &["f32", "bf16"],
+        "(%q: T[32,12,128,32], %k: T[32,12,128,32], %v: T[32,12,128,32]) -> (y: T[32,12,128,32]) {
+        %0 = attention %q, %k, %v scale=0.176 causal=false layout=bhsd : T[32,12,128,32] return %0 }",
+        Some(4.0 * 32.0 * 12.0 * 128.0 * 128.0 * 32.0),
+        None,
+    ),
+    (
+        "attention_1x16x2048x128_causal",
+        &["f32", "bf16"],
+        "(%q: T[1,16,2048,128], %k: T[1,16,2048,128], %v: T[1,16,2048,128]) -> (y: T[1,16,2048,128]) {
+        %0 = attention %q, %k, %v scale=0.0884 causal=true layout=bhsd : T[1,16,2048,128] return %0 }",
+        Some(2.0 * 16.0 * 2048.0 * 2048.0 * 128.0),
+        None,
+    ),
+    (
+        "attention_1x16x8192x128_causal",
+        &["bf16"],
+        "(%q: T[1,16,8192,128], %k: T[1,16,8192,128], %v: T[1,16,8192,128]) -> (y: T[1,16,8192,128]) {
+        %0 = attention %q, %k, %v scale=0.0884 causal=true layout=bhsd : T[1,16,8192,128] return %0 }",
+        Some(2.0 * 16.0 * 8192.0 * 8192.0 * 128.0),
+        None,
+    ),
+];
+
+pub fn kernels_text() -> String {
+    let on = |name: &str, elem: &str, body: &str| {
+        format!(" entry @{name}_{elem}{}\n", body.replace("T[", &format!("{elem}[")))
+    };
+    let entries = GRAPHS.iter().flat_map(|(name, elems, body, ..)| elems.iter().map(move |elem| on(name, elem, body)));
+    format!("module @benches stage=imported {{\n{}}}", entries.collect::<String>())
+}
+
+/// A graph a bench, all in one artifact.
+pub fn kernels(bundle: &mut Bundle<'_>, folder: &Path) -> Result<(), String> {
+    let module = bundle.compile("benches.kiln", &kernels_text(), folder)?;
+    for (name, elems, _, flops, elements) in GRAPHS {
+        for elem in *elems {
+            let entry = format!("{name}_{elem}");
+            let size = ElemType::from_name(elem).map_or(0, ElemType::bytes) as f64;
+            bundle.bench(
+                &entry,
+                ("benches.kiln", &module, &entry),
+                &[],
+                32000,
+                [*flops, elements.map(|n| n * size)],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+const LAYERS: usize = 6;
+const WEIGHTS: &[(&str, &[usize])] = &[
+    ("wq", &[384, 384]),
+    ("wk", &[384, 384]),
+    ("wv", &[384, 384]),
+    ("wo", &[384, 384]),
+    ("w1", &[384, 1536]),
+    ("w2", &[1536, 384]),
+    ("b", &[384]),
+    ("b1", &[1536]),
+    ("g", &[384]),
+];
+
+/// An encoder of MiniLM's shape, all layers with the same weights, which keeps the bundle small.
+pub fn encoder(bundle: &mut Bundle<'_>, folder: &Path, elem: ElemType) -> Result<(), String> {
+    let mut random = Random(1);
+    let mut tensors = vec![];
+    for (name, shape) in WEIGHTS {
+        let made = tensor(&mut random, elem, shape, Domain::Small);
+        let scale = if shape.len() == 2 { 0.05 } else { 1.0 };
+        let values = (0..shape.iter().product()).filter_map(|i| made.data.get(i)).map(|v| v.as_f64() * scale).collect();
+        let stored = kiln_runtime::format::ElemType::from_name(elem.name()).ok_or("a type")?;
+        let mut raw = kiln_runtime::Tensor::zeros(stored, shape).map_err(|e| e.to_string())?;
+        raw.bytes_mut().copy_from_slice(&kiln_ir::eval::Tensor::floats(elem, *shape, values).to_bytes());
+        tensors.push((*name, raw));
+    }
+    let views: Vec<_> = tensors.iter().map(|(name, t)| (*name, t.view())).collect();
+    write_tensors(&folder.join("weights.safetensors"), &views).map_err(|e| e.to_string())?;
+    let module = bundle.compile(&format!("encoder_{elem}.kiln"), &encoder_text(elem), folder)?;
+    for (b, s) in [(1, 128), (32, 128)] {
+        let flops =
+            LAYERS as f64 * (b * s) as f64 * (2.0 * 384.0 * (4.0 * 384.0 + 2.0 * 1536.0) + 4.0 * s as f64 * 384.0);
+        let from = (format!("encoder_{elem}.kiln"), "forward");
+        let name = format!("encoder_{elem}_{b}x{s}");
+        bundle.bench(&name, (&from.0, &module, from.1), &[("B", b), ("S", s)], 2, [Some(flops), None])?;
+    }
+    Ok(())
+}
+
+pub fn encoder_text(elem: ElemType) -> String {
+    let list = |shape: &[usize]| shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let params =
+        WEIGHTS.iter().map(|(name, shape)| format!(" param %{name} : {elem}[{}] = %%0 \"{name}\"\n", list(shape)));
+    let mut body = String::new();
+    let mut x = "%x".to_owned();
+    for l in 0..LAYERS {
+        for (name, weight) in [("q", "wq"), ("k", "wk"), ("v", "wv")] {
+            body += &format!(
+                " %{name}{l} = linear {x}, %{weight} bias=%b : T[B,S,384]\n %{name}h{l} = reshape %{name}{l} to=[B,S,12,32] : T[B,S,12,32]\n"
+            );
+        }
+        body += &format!(
+            " %a{l} = attention %qh{l}, %kh{l}, %vh{l} scale=0.1767766952966369 causal=false layout=bshd : T[B,S,12,32]
+ %c{l} = reshape %a{l} to=[B,S,384] : T[B,S,384]
+ %o{l} = linear %c{l}, %wo bias=%b : T[B,S,384]
+ %r{l} = add %o{l}, {x} : T[B,S,384]
+ %n{l} = layer_norm %r{l} scale=%g bias=%b axis=2 eps=1e-12 : T[B,S,384]
+ %i{l} = linear %n{l}, %w1 bias=%b1 act=gelu : T[B,S,1536]
+ %j{l} = linear %i{l}, %w2 bias=%b : T[B,S,384]
+ %s{l} = add %j{l}, %n{l} : T[B,S,384]
+ %y{l} = layer_norm %s{l} scale=%g bias=%b axis=2 eps=1e-12 : T[B,S,384]\n"
+        );
+        x = format!("%y{l}");
+    }
+    let params: String = params.collect();
+    let body = body.replace("T[", &format!("{elem}["));
+    format!(
+        "module @encoder stage=imported {{\n dim B = 1..64\n dim S = 1..512\n weights %%0 = \"weights.safetensors\"\n{params} \
+         entry @forward(%x: {elem}[B,S,384]) -> (y: {elem}[B,S,384]) {{\n{body} return {x}\n }}\n}}\n"
+    )
+}

@@ -9,7 +9,7 @@ mod cases;
 #[path = "conformance/harness.rs"]
 mod harness;
 
-use cases::{CASES, DIMS};
+use cases::{CASES, DIMS, chosen};
 use harness::{Domain, build, limit};
 use kiln_backends::plan::PlanOptions;
 use kiln_ir::{Attr, Dim, ElemType, Module, Op, Symbol, Type, Value, attr::Attrs};
@@ -153,11 +153,6 @@ fn module(elem: ElemType, cases: &[&cases::Case]) -> String {
 
 fn every_case(elem: ElemType) -> String {
     module(elem, &CASES.iter().filter(|c| c.elems.contains(&elem) && chosen(c.name)).collect::<Vec<_>>())
-}
-
-/// Whether `KILN_CASES`, a comma-separated list of parts of names, leaves the case in.
-fn chosen(name: &str) -> bool {
-    std::env::var("KILN_CASES").map_or(true, |list| list.split(',').any(|part| name.contains(part)))
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod emulator;
 mod harness;
 mod ptx;
 
-use cases::{CASES, DIMS};
+use cases::{CASES, DIMS, chosen};
 use harness::{Built, Domain, build_for, levels, limit};
 use kiln_backends::{code, plan::PlanOptions};
 use kiln_ir::ElemType;
@@ -27,13 +27,13 @@ use std::{
 };
 
 /// The families with kernels of their own, in which nothing may be spilled.
-const HOT: &[&str] = &["map_", "matmul_"];
+const HOT: &[&str] = &["map_", "matmul_", "row_", "reduce_", "gather_", "attention_"];
 
 /// The elements of the largest index space that is emulated.
 const EMULATED: i64 = 1000;
 
 fn module(elem: ElemType) -> String {
-    let cases = CASES.iter().filter(|c| c.elems.contains(&elem));
+    let cases = CASES.iter().filter(|c| c.elems.contains(&elem) && chosen(c.name));
     let entries: String = cases.map(|c| format!(" entry @{}{}\n", c.name, c.on(elem))).collect();
     format!("module @m stage=legal {{\n {DIMS}\n{entries}}}")
 }
@@ -58,7 +58,7 @@ fn check(elem: ElemType) {
     let (driver, most) = driver();
     let built = build_for(&module(elem), &PlanOptions::default(), vec![Level::Cuda(sm)], Some(driver));
     let mut problems = vec![];
-    for case in CASES.iter().filter(|c| c.elems.contains(&elem)) {
+    for case in CASES.iter().filter(|c| c.elems.contains(&elem) && chosen(c.name)) {
         let domain = |name: &str| match case.below {
             n if n > 0 && name.starts_with('i') => Domain::Below(n),
             _ => Domain::Any,
@@ -175,10 +175,7 @@ fn products_are_of_the_form_that_is_fast() {
         let arrives = if product == "mma.sync" { "cp.async.cg.shared.global" } else { "ld.global.v4.b32" };
         assert!(hot.contains(arrives), "{elem} {size:?} {turned}: {arrives} in\n{hot}");
         assert!(!text.contains(".local"), "{elem} {size:?}: {text}");
-        let Some(ptxas) = ptx::ptxas() else { continue };
-        for usage in ptx::assemble(ptxas, Sm::Sm80, text.as_bytes()) {
-            assert_eq!((usage.spilled, usage.stack), (0, 0), "{elem} {size:?} {turned}: {usage:?}");
-        }
+        assembles_without_spills(&text);
     }
 }
 
@@ -245,6 +242,75 @@ fn the_gpu_comes_before_the_processor_and_computes_the_same() {
         assert!(emulator::launches() > before);
     }
     assert!(here.memory_bytes() > 1000 * 3 * 4);
+}
+
+#[test]
+fn launches_that_are_the_same_in_each_run_become_a_graph() {
+    let mut session = session(&gpu(Sm::Sm80), &emulator::driver()).unwrap();
+    let before = emulator::graphs();
+    for indices in [vec![4, 0], vec![1, 2], vec![3, 3], vec![2, 1]] {
+        let expected: Vec<f32> = run(&mut session, &indices[..1]).unwrap();
+        for _ in 0..3 {
+            assert_eq!(run(&mut session, &indices).unwrap()[..3], expected);
+        }
+    }
+    // Of each three runs of one shape the second and the third.
+    assert!(emulator::graphs() >= before + 8);
+    // A graph stops at what it meets, too.
+    for _ in 0..3 {
+        let error = run(&mut session, &[1, 5]).unwrap_err();
+        assert!(matches!(error, Error::IndexOutOfRange { .. }), "{error}");
+    }
+}
+
+/// Rows move 16 bytes at a time, and attention multiplies on tensor cores where there are any for its type.
+#[test]
+fn rows_and_attention_are_of_the_form_that_is_fast() {
+    let row = |elem: &str, op: &str, result: &str| {
+        format!(
+            "module @m stage=legal {{ entry @f(%x: {elem}[64,512]) -> (z: {result}) {{ %0 = {op} : {result} return %0 }} }}"
+        )
+    };
+    let rows = [
+        (row("f32", "softmax %x axis=1", "f32[64,512]"), 3, 1),
+        (row("bf16", "log_softmax %x axis=1", "bf16[64,512]"), 3, 1),
+        (row("f16", "layer_norm %x axis=1 eps=1e-5", "f16[64,512]"), 3, 1),
+        (row("f32", "reduce %x kind=sum axes=[1] keep=false", "f32[64]"), 1, 0),
+        (row("f32", "argmax %x axis=1 keep=false", "i64[64]"), 1, 0),
+    ];
+    for (module, loads, stores) in rows {
+        let text = text_of(&module);
+        let count = |op: &str| text.matches(&format!("{op}.global.v4.b32")).count();
+        assert!(count("ld") >= loads && count("st") >= stores, "{module}\n{text}");
+        assert!(text.contains("shfl.sync") && !text.contains(".local"), "{module}\n{text}");
+    }
+    let attention = |elem: &str, depth: i64| {
+        let shape = format!("{elem}[1,2,256,{depth}]");
+        format!(
+            "module @m stage=legal {{ entry @f(%q: {shape}, %k: {shape}, %v: {shape}) -> (z: {shape}) {{
+               %0 = attention %q, %k, %v scale=0.125 causal=true layout=bhsd : {shape} return %0 }} }}"
+        )
+    };
+    // 64 keys by 16 queries of a warp by the depth, twice, by 16x8x16.
+    for (elem, depth, products) in [("f16", 32, 32), ("bf16", 64, 64), ("bf16", 128, 128)] {
+        let text = text_of(&attention(elem, depth));
+        assert_eq!(text.matches("mma.sync").count(), products, "{elem} {depth}:\n{text}");
+        assert!(text.contains("cp.async.cg.shared.global") && !text.contains(".local"), "{elem} {depth}:\n{text}");
+        assembles_without_spills(&text);
+    }
+    let text = text_of(&attention("f32", 64));
+    assert!(
+        text.contains("ld.global.v4.b32") && text.contains("ld.shared.v4.b32") && !text.contains(".local"),
+        "{text}"
+    );
+    assembles_without_spills(&text);
+}
+
+fn assembles_without_spills(text: &str) {
+    let Some(ptxas) = ptx::ptxas() else { return };
+    for usage in ptx::assemble(ptxas, Sm::Sm80, text.as_bytes()) {
+        assert_eq!((usage.spilled, usage.stack), (0, 0), "{usage:?}");
+    }
 }
 
 #[test]

@@ -173,7 +173,7 @@ impl<'c> ModuleBuilder<'c> {
     }
 
     /// Gives the blocks of a kernel for a GPU shared memory of this name, aligned to 16 bytes.
-    pub fn shared(&mut self, name: &str, bytes: i64) {
+    pub fn block_memory(&mut self, name: &str, bytes: i64) {
         let parse = |text: &str| Attribute::parse(self.context, text).expect("an attribute");
         let attributes = [
             ("sym_name", StringAttribute::new(self.context, name).into()),

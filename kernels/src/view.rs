@@ -19,7 +19,9 @@ pub(crate) struct View<'k> {
     pub base: Ptr<'k>,
     pub strides: Vec<Ix<'k>>,
     pub elem: ElemType,
-    converts_f16: bool,
+    pub converts_f16: bool,
+    /// Whether vectors of neighbours are aligned to their size, or to 16 bytes if they are larger.
+    pub whole: bool,
 }
 
 /// How many of the lanes from an element on take part.
@@ -43,7 +45,7 @@ impl<'k> View<'k> {
     pub(crate) fn new(kernel: &Kernel<'k>, buffer: usize, access: &Access, cpu: &Cpu) -> View<'k> {
         let base = kernel.buffer(buffer).offset(scalar::memory(access.elem), kernel.size(&access.offset));
         let strides = access.strides.iter().map(|s| kernel.size(s)).collect();
-        View { base, strides, elem: access.elem, converts_f16: cpu.converts_f16 }
+        View { base, strides, elem: access.elem, converts_f16: cpu.converts_f16, whole: false }
     }
 
     pub(crate) fn moves(&self, lanes: u32) -> scalar::Access {
@@ -61,6 +63,12 @@ impl<'k> View<'k> {
         from.offset(scalar::memory(self.elem), by)
     }
 
+    /// The alignment of a vector of these lanes.
+    fn alignment(&self, lanes: u32) -> u32 {
+        let bytes = self.moves(lanes).memory().elem.bits() / 8;
+        if self.whole { (lanes * bytes).min(16) } else { bytes }
+    }
+
     /// Lanes from an address on, `stride` elements apart.
     pub(crate) fn load(&self, from: Ptr<'k>, stride: Ix<'k>, part: Part<'k>) -> V<'k> {
         let lanes = part.lanes();
@@ -69,7 +77,7 @@ impl<'k> View<'k> {
             (_, Part::Masked(1, mask)) => moves.load_masked(from, mask),
             _ if lanes == 1 => moves.load(from),
             (Some(0), _) => moves.load_broadcast(from),
-            (Some(1), Part::All(_)) => moves.load(from),
+            (Some(1), Part::All(_)) => moves.from_memory(from.load_aligned(moves.memory(), self.alignment(lanes))),
             (Some(1), Part::Masked(_, mask)) => moves.load_masked(from, mask),
             (_, Part::All(_)) => moves.from_memory(from.load_strided(moves.memory(), stride)),
             (_, Part::Masked(..)) => panic!("only neighbouring elements are masked"),
@@ -81,7 +89,7 @@ impl<'k> View<'k> {
         match (stride.as_const(), part) {
             (_, Part::All(1)) => moves.store(to, value),
             (_, Part::Masked(1, mask)) => moves.store_masked(to, value, mask),
-            (Some(1), Part::All(_)) => moves.store(to, value),
+            (Some(1), Part::All(lanes)) => to.store_aligned(moves.to_memory(value), self.alignment(lanes)),
             (Some(1), Part::Masked(_, mask)) => moves.store_masked(to, value, mask),
             (_, Part::All(lanes)) => {
                 let raw = moves.to_memory(value);

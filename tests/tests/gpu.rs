@@ -67,6 +67,17 @@ fn a_bundle_is_run_and_judged() {
 }
 
 #[test]
+fn every_example_model_has_code_for_gpus() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["digits-vit", "ptrnet-tsp", "digits-hclt"] {
+        let options = kiln::Options { targets: vec!["cuda:sm_80".into()], ..kiln::Options::default() };
+        kiln::compile(&models.join(name), &options, &folder.path().join("model.kiln"))
+            .unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+#[test]
 fn the_graphs_that_are_timed_are_graphs() {
     for text in [benches::kernels_text(), benches::encoder_text(ElemType::BF16)] {
         let module = kiln_ir::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));

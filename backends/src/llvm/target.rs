@@ -63,10 +63,13 @@ const INTRINSICS: [&str; 15] = [
 const CPU_INTRINSICS: [&str; 4] = ["llvm.masked.load", "llvm.masked.store", "llvm.prefetch", "llvm.vector.reduce.or"];
 
 /// Those that GPUs have besides.
-const CUDA_INTRINSICS: [&str; 10] = [
+const CUDA_INTRINSICS: [&str; 13] = [
     "llvm.nvvm.bar.warp.sync",
     "llvm.nvvm.barrier.cta.sync",
     "llvm.nvvm.cp.async",
+    "llvm.nvvm.ex2.approx",
+    "llvm.nvvm.ff2bf16x2.rn",
+    "llvm.nvvm.ff2f16x2.rn",
     "llvm.nvvm.ldmatrix",
     "llvm.nvvm.mma",
     "llvm.nvvm.read.ptx.sreg.ctaid",

@@ -12,6 +12,7 @@ use kiln_runtime::cuda::{Address, DeviceId, Driver, Functions, Handle, Status};
 use run::{Memory, Place};
 use std::{
     alloc::{Layout, alloc, dealloc},
+    cell::RefCell,
     collections::BTreeMap,
     ffi::{CStr, c_char, c_int, c_uint, c_void},
     sync::{
@@ -67,6 +68,12 @@ pub fn functions() -> Functions {
         stream_create,
         stream_destroy,
         stream_synchronize,
+        capture_begin,
+        capture_end,
+        graph_instantiate,
+        graph_launch,
+        graph_exec_destroy,
+        graph_destroy,
         event_create,
         event_destroy,
         event_record,
@@ -246,6 +253,68 @@ unsafe extern "C" fn stream_synchronize(_: Handle) -> Status {
     0
 }
 
+/// A launch with its parameters.
+#[derive(Clone)]
+struct Launch {
+    function: usize,
+    blocks: c_uint,
+    threads: c_uint,
+    params: Vec<u64>,
+}
+
+thread_local! {
+    /// The launches that are captured, where that has begun.
+    static CAPTURED: RefCell<Option<Vec<Launch>>> = const { RefCell::new(None) };
+}
+/// Graphs that ran so far, of all tests of the process.
+static GRAPHS: AtomicUsize = AtomicUsize::new(0);
+
+/// Graphs that this process ran.
+pub fn graphs() -> usize {
+    GRAPHS.load(Ordering::Relaxed)
+}
+
+unsafe extern "C" fn capture_begin(_: Handle, _: c_int) -> Status {
+    CAPTURED.with_borrow_mut(|captured| match captured.replace(vec![]) {
+        None => 0,
+        Some(_) => INVALID_VALUE,
+    })
+}
+
+unsafe extern "C" fn capture_end(_: Handle, graph: *mut Handle) -> Status {
+    let Some(launches) = CAPTURED.take() else { return INVALID_VALUE };
+    unsafe { *graph = Box::into_raw(Box::new(launches)).cast() };
+    0
+}
+
+unsafe extern "C" fn graph_instantiate(
+    ready: *mut Handle,
+    graph: Handle,
+    _: *mut Handle,
+    _: *mut c_char,
+    _: usize,
+) -> Status {
+    let launches = unsafe { &*graph.cast::<Vec<Launch>>() }.clone();
+    unsafe { *ready = Box::into_raw(Box::new(launches)).cast() };
+    0
+}
+
+unsafe extern "C" fn graph_launch(graph: Handle, _: Handle) -> Status {
+    GRAPHS.fetch_add(1, Ordering::Relaxed);
+    let launches = unsafe { &*graph.cast::<Vec<Launch>>() };
+    launches.iter().map(perform).find(|status| *status != 0).unwrap_or(0)
+}
+
+unsafe extern "C" fn graph_exec_destroy(graph: Handle) -> Status {
+    drop(unsafe { Box::from_raw(graph.cast::<Vec<Launch>>()) });
+    0
+}
+
+unsafe extern "C" fn graph_destroy(graph: Handle) -> Status {
+    drop(unsafe { Box::from_raw(graph.cast::<Vec<Launch>>()) });
+    0
+}
+
 unsafe extern "C" fn event_create(event: *mut Handle, _: c_uint) -> Status {
     unsafe { *event = std::ptr::without_provenance_mut(3) };
     0
@@ -280,15 +349,29 @@ unsafe extern "C" fn launch(
     if blocks == 0 || [blocks_y, blocks_z, threads_y, threads_z] != [1; 4] || threads > 1024 {
         return INVALID_VALUE;
     }
+    let entry = unsafe { &*function.cast::<Function>() };
+    let count = unsafe { &(*entry.module).parsed }.functions[&entry.name].params;
+    let params = (0..count).map(|i| unsafe { (*params.add(i)).cast::<u64>().read_unaligned() }).collect();
+    let launch = Launch { function: function as usize, blocks, threads, params };
+    let captured = CAPTURED.with_borrow_mut(|captured| match captured {
+        Some(launches) => {
+            launches.push(launch.clone());
+            true
+        }
+        None => false,
+    });
+    if captured { 0 } else { perform(&launch) }
+}
+
+fn perform(launch: &Launch) -> Status {
     LAUNCHES.fetch_add(1, Ordering::Relaxed);
-    let function = unsafe { &*function.cast::<Function>() };
+    let Launch { function, blocks, threads, ref params } = *launch;
+    let function = unsafe { &*(function as *const Function) };
     let module = unsafe { &(*function.module).parsed };
     let entry = &module.functions[&function.name];
-    let params: Vec<u64> =
-        (0..entry.params).map(|i| unsafe { (*params.add(i)).cast::<u64>().read_unaligned() }).collect();
     for block in (0..blocks).rev() {
         let place = Place { thread: 0, threads, block, blocks };
-        if let Err(problem) = block::run(module, entry, &params, &Allocated, place) {
+        if let Err(problem) = block::run(module, entry, params, &Allocated, place) {
             println!("block {block}: {problem}");
             return LAUNCH_FAILED;
         }

@@ -181,6 +181,7 @@ pub fn float_arithmetic(inst: &Inst, bits: u32, raw: [u64; 3]) -> Result<u64, St
             "fma" => a.mul_add(b, c),
             "rcp" => 1.0 / a,
             "sqrt" => a.sqrt(),
+            "ex2" => a.exp2(),
             "min" => a.min(b),
             "max" => a.max(b),
             other => return Err(format!("no such operation on floats: {other}")),

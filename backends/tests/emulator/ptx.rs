@@ -181,6 +181,8 @@ fn function(head: &[&str], body: &[&str]) -> Result<Function, String> {
             names.labels.insert(label.to_string(), insts.len());
             continue;
         }
+        // A block of its own on one line declares what takes the half of a register that nobody wants.
+        let line = line.strip_prefix("{ ").and_then(|l| l.strip_suffix(" }")).unwrap_or(line);
         joined.push_str(line);
         joined.push(' ');
         if !line.ends_with(';') {

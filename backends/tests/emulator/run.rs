@@ -6,6 +6,7 @@ use super::{
     numbers::{arithmetic, compare, convert, float, from_float, mask, signed},
     ptx::{Function, Inst, Kind, Module, Operand, Ty},
 };
+use half::bf16;
 use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
@@ -233,7 +234,7 @@ impl<'m> Thread<'m> {
                     Self::set(frame, part, value >> (i as u32 * bits), Ty { kind: Kind::Bits, bits })?;
                 }
             }
-            Operand::Name(name) if name == "_" => {}
+            Operand::Name(name) if name == "_" || name == "tmp" => {}
             other => return Err(format!("{other:?} cannot be set")),
         }
         Ok(())
@@ -314,9 +315,12 @@ impl<'m> Thread<'m> {
                 return Self::set(frame, &inst.operands[0], value, ty);
             }
             // Two at once: the first is the upper half.
-            "cvt" if has("f16x2") => {
+            "cvt" if has("f16x2") || has("bf16x2") => {
                 let single = |i: usize| self.value(frame, &inst.operands[i], Ty { kind: Kind::Float, bits: 32 });
-                let half = |value: u64| from_float(float(value, 32), 16);
+                let half = |value: u64| match has("bf16x2") {
+                    true => u64::from(bf16::from_f32(f32::from_bits(value as u32)).to_bits()),
+                    false => from_float(float(value, 32), 16),
+                };
                 let value = (half(single(1)?) << 16) | half(single(2)?);
                 return Self::set(frame, &inst.operands[0], value, Ty { kind: Kind::Bits, bits: 32 });
             }

@@ -5,6 +5,7 @@
 //! "FlashAttention-2" (2023); Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018).
 
 mod blocks;
+mod cuda;
 mod emit;
 mod tile;
 
@@ -13,6 +14,7 @@ use crate::{
     abi::ModuleBuilder,
     access::{self, Operand},
     cpu::Cpu,
+    cuda::{Grid, Sm},
 };
 use blocks::QUERIES;
 use kiln_ir::{Dim, ElemType, scalar::Literal};
@@ -111,5 +113,13 @@ impl Family for Spec {
             emit::Task::new(self, kernel, cpu).run();
             None
         });
+    }
+
+    fn grid(&self, _: Sm) -> Grid {
+        cuda::grid(self)
+    }
+
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
+        cuda::emit(self, module, symbol);
     }
 }

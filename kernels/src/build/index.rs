@@ -33,6 +33,12 @@ impl<'k> From<V<'k>> for Ix<'k> {
     }
 }
 
+impl From<bool> for Bool<'_> {
+    fn from(value: bool) -> Self {
+        Bool::Const(value)
+    }
+}
+
 impl<'k> From<V<'k>> for Bool<'k> {
     fn from(value: V<'k>) -> Self {
         debug_assert_eq!(value.ty, Ty::I1);

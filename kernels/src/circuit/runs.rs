@@ -219,7 +219,7 @@ impl<'k> Walk<'_, 'k> {
 
     /// Lanes of a vector of slots, where a slot is one row's.
     pub(super) fn row_lanes(&self) -> u32 {
-        self.cpu.vector_bytes / (self.elem.bits() / 8)
+        self.cpu.lanes(self.elem.bits() / 8)
     }
 
     /// Products of slots that stand side by side.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     abi::Kernel,
-    build::{Cmp, Elem, Ix, K, Ptr, Ty, V},
+    build::{Cmp, Elem, Ix, K, MAX_PARTS, Ptr, Ty, V},
     cpu::Cpu,
     scalar::{functions, register},
     view::View,
@@ -50,7 +50,9 @@ impl<'s, 'k> Walk<'s, 'k> {
         // Logarithms of a program in plain numbers stand in for what f32 does not reach.
         let again = log && shape.space == Space::Linear;
         let elem = if again { Elem::F64 } else { register(shape.value) };
-        let lanes = if rows == 1 { 1 } else { cpu.vector_bytes / (elem.bits() / 8) };
+        // A value has so many parts at most.
+        let fewest = rows as u32 / MAX_PARTS as u32;
+        let lanes = if rows == 1 { 1 } else { cpu.lanes(elem.bits() / 8).max(fewest) };
         let table = |n: usize| kernel.buffer(spec.first_table() + n);
         Walk {
             spec,

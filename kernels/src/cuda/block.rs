@@ -41,7 +41,7 @@ impl<'k> Block<'k> {
         self.k.for_(first, tasks, blocks, body);
     }
 
-    /// The shared memory that [`ModuleBuilder::shared`](crate::abi::ModuleBuilder::shared) has given this name.
+    /// The shared memory that [`ModuleBuilder::block_memory`](crate::abi::ModuleBuilder::block_memory) has given this name.
     pub fn shared(&self, name: &str) -> Ptr<'k> {
         let k = self.k;
         let name = FlatSymbolRefAttribute::new(k.context(), name).into();
@@ -153,6 +153,16 @@ impl<'k> Block<'k> {
         let result = self.structure("!llvm.struct<(i32, i32, i32, i32)>");
         let loaded = self.call(name, &[self.address(from, SHARED)], &[result]);
         self.members(loaded[0], 4, Ty::I32)
+    }
+
+    /// Two f32 as neighbours of bf16 or f16 in a word.
+    pub fn pair(&self, bf16: bool, low: V<'k>, high: V<'k>) -> V<'k> {
+        let k = self.k;
+        let elem = if bf16 { Type::bfloat16(k.context()) } else { Type::float16(k.context()) };
+        let name = if bf16 { "llvm.nvvm.ff2bf16x2.rn" } else { "llvm.nvvm.ff2f16x2.rn" };
+        // The first is the upper one.
+        let pair = self.call(name, &[high.raw(), low.raw()], &[Type::vector(&[2], elem)]);
+        k.value("llvm.bitcast", &pair, Ty::I32)
     }
 
     /// `sums + a b` on tensor cores: *a* 16x16 and *b* 16x8 of bf16 or f16, in the registers of the lanes of a warp as

@@ -1,10 +1,11 @@
 //! The GPUs code is made for, how kernels are launched on them, and what a thread knows of itself.
 
 pub mod block;
+pub(crate) mod team;
 
 use crate::{
     Family,
-    build::{Elem, Ix, K, Ty},
+    build::{Bool, Cmp, Elem, Ix, K, Ptr, Ty, V},
 };
 use kiln_ir::Dim;
 
@@ -76,4 +77,19 @@ pub fn thread(k: K<'_>) -> Ix<'_> {
 /// The number of threads in the grid.
 pub fn threads(k: K<'_>) -> Ix<'_> {
     register(k, "nctaid.x") * register(k, "ntid.x")
+}
+
+/// Whether addresses and distances in bytes are multiples of `bytes`, a power of two.
+pub(crate) fn aligned<'k>(addresses: &[Ptr<'k>], distances: &[Ix<'k>], bytes: i64) -> Bool<'k> {
+    if distances.iter().any(|d| d.as_const().is_some_and(|d| d % bytes != 0)) {
+        return Bool::Const(false);
+    }
+    let k = addresses[0].0.builder();
+    let address = |p: &Ptr<'k>| k.op1("llvm.ptrtoint", &[p.0], Ty::I64, &[]);
+    let distances = distances.iter().filter(|d| d.as_const().is_none()).map(|d| d.v(k));
+    let all: Option<V> = addresses.iter().map(address).chain(distances).reduce(|a, b| a | b);
+    all.map_or(Bool::Const(true), |all| {
+        let rest = all & k.int(Ty::new(Elem::I64, 1), bytes - 1);
+        Bool::Value(rest.cmp(Cmp::Eq, rest.like(0.0)))
+    })
 }

@@ -12,21 +12,21 @@ use crate::{
 use kiln_ir::{Dim, types::Kind};
 
 pub(super) struct Task<'s, 'k> {
-    spec: &'s Spec,
-    k: K<'k>,
-    kernel: &'s Kernel<'k>,
+    pub(super) spec: &'s Spec,
+    pub(super) k: K<'k>,
+    pub(super) kernel: &'s Kernel<'k>,
     cpu: &'static Cpu,
     /// Loops over slices: those over `shared`, over `before`, over `indices`.
-    shared: Vec<Axis>,
-    before: Vec<Axis>,
+    pub(super) shared: Vec<Axis>,
+    pub(super) before: Vec<Axis>,
     indices: Vec<Axis>,
     /// Loops over a slice.
     after: Vec<Axis>,
     /// The strides of the table are those of the loops over `shared` and `before`, of the indexed axis, of the loops over
     /// `after`; those of the index of the loops over `shared` and `indices`; those of the output follow the loops.
-    table: View<'k>,
-    index: View<'k>,
-    output: View<'k>,
+    pub(super) table: View<'k>,
+    pub(super) index: View<'k>,
+    pub(super) output: View<'k>,
 }
 
 impl<'s, 'k> Task<'s, 'k> {
@@ -57,9 +57,7 @@ impl<'s, 'k> Task<'s, 'k> {
     pub(super) fn run(&self) -> V<'k> {
         let (k, kernel) = (self.k, self.kernel);
         let axis = kernel.size(&self.spec.axis);
-        let loops = self.shared.iter().chain(&self.before).chain(&self.indices);
-        let outer: Vec<Ix<'k>> = loops.map(|a| a.size(kernel)).collect();
-        let after: Vec<Ix<'k>> = self.after.iter().map(|a| a.size(kernel)).collect();
+        let (outer, after) = self.extents();
         let zero = k.int(Ty::I32, 0);
         if outer.iter().any(|n| n.is(0)) {
             return zero;
@@ -88,8 +86,15 @@ impl<'s, 'k> Task<'s, 'k> {
         status[0]
     }
 
+    /// The sizes of the loops over slices, and of those over a slice.
+    pub(super) fn extents(&self) -> (Vec<Ix<'k>>, Vec<Ix<'k>>) {
+        let size = |a: &Axis| a.size(self.kernel);
+        let slices = self.shared.iter().chain(&self.before).chain(&self.indices);
+        (slices.map(size).collect(), self.after.iter().map(size).collect())
+    }
+
     /// The index as a number that is below the size of the axis only if it is one of its indices.
-    fn index_at(&self, address: Ptr<'k>) -> V<'k> {
+    pub(super) fn index_at(&self, address: Ptr<'k>) -> V<'k> {
         let raw = self.index.load(address, 0.into(), Part::All(1));
         raw.to_index(self.index.elem.kind() == Kind::Signed).v(self.k)
     }

@@ -1,5 +1,6 @@
 //! Slices of a table at indices along one axis.
 
+mod cuda;
 mod emit;
 
 use crate::{
@@ -7,6 +8,7 @@ use crate::{
     abi::{BAD_INDEX_BYTES, ModuleBuilder},
     access::{self, Operand},
     cpu::Cpu,
+    cuda::{Grid, Sm},
     map::axes::{Axis, arrange},
 };
 use kiln_ir::Dim;
@@ -91,5 +93,13 @@ impl Family for Spec {
 
     fn emit(&self, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu) {
         module.kernel(symbol, &self.size_args(), |kernel| Some(emit::Task::new(self, kernel, cpu).run()));
+    }
+
+    fn grid(&self, _: Sm) -> Grid {
+        cuda::grid(self)
+    }
+
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
+        cuda::emit(self, module, symbol);
     }
 }

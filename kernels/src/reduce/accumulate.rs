@@ -83,7 +83,7 @@ impl Combine {
     }
 
     /// Combines halves of the lanes until `lanes` of them are left.
-    fn narrow<'k>(self, mut state: Vec<V<'k>>, lanes: u32) -> Vec<V<'k>> {
+    pub(crate) fn narrow<'k>(self, mut state: Vec<V<'k>>, lanes: u32) -> Vec<V<'k>> {
         while state[0].ty.lanes > lanes {
             let half = (state[0].ty.lanes / 2) as i32;
             let pick = |from: i32| -> Vec<V<'k>> {

@@ -5,32 +5,37 @@ use super::{
     accumulate::{Combine, Lanes},
 };
 use crate::{
+    Access,
     abi::Kernel,
     build::{Bool, Elem, Ix, K, Ty, V},
     cpu::Cpu,
+    cuda::team::{Row, Team},
+    row::through,
     scalar,
     view::{Part, View, coordinates, masks, product, sizes, vectors},
 };
 use kiln_ir::scalar::Expr;
 
 pub(super) struct Task<'s, 'k> {
-    spec: &'s Spec,
+    pub(super) spec: &'s Spec,
     kernel: &'s Kernel<'k>,
     k: K<'k>,
-    combine: Combine,
+    pub(super) combine: Combine,
     lanes: Lanes,
     inputs: Vec<View<'k>>,
     epilogue_inputs: Vec<View<'k>>,
     output: View<'k>,
     /// The sizes of the outer axes, then of the reduced ones.
-    sizes: Vec<Ix<'k>>,
+    pub(super) sizes: Vec<Ix<'k>>,
+    /// Who goes along a row together on a GPU, and how.
+    team: Option<(Team<'k>, Row<'k>)>,
     /// How far apart neighbours along an axis are in the row-major order of the reduced axes; 0 for outer axes.
     positions: Vec<Ix<'k>>,
 }
 
 impl<'s, 'k> Task<'s, 'k> {
-    pub(super) fn new(spec: &'s Spec, kernel: &'s Kernel<'k>, cpu: &'static Cpu) -> Self {
-        let view = |i: usize, access| View::new(kernel, i, access, cpu);
+    pub(super) fn new(spec: &'s Spec, kernel: &'s Kernel<'k>, cpu: &'static Cpu, team: Option<Team<'k>>) -> Self {
+        let view = |i: usize, access| View { whole: team.is_some(), ..View::new(kernel, i, access, cpu) };
         let inputs: Vec<View> = spec.inputs.iter().enumerate().map(|(i, a)| view(i, a)).collect();
         let after = |i: usize| inputs.len() + i;
         let epilogue_inputs: Vec<View> =
@@ -44,7 +49,10 @@ impl<'s, 'k> Task<'s, 'k> {
         }
         let lanes = lanes(spec, cpu);
         let combine = Combine { kind: spec.kind, elem: spec.prologue.elem(), count: 1 };
-        Task { spec, kernel, k: kernel.k, combine, lanes, inputs, epilogue_inputs, output, sizes: all, positions }
+        let accesses: Vec<&Access> = spec.inputs.iter().collect();
+        let row = |axis: usize| through(kernel, &accesses, axis, all[axis]);
+        let team = team.map(|team| (team, row(row_axis(spec))));
+        Task { spec, kernel, k: kernel.k, combine, lanes, inputs, epilogue_inputs, output, sizes: all, team, positions }
     }
 
     pub(super) fn run(&self) {
@@ -100,23 +108,37 @@ impl<'s, 'k> Task<'s, 'k> {
         });
     }
 
+    /// The result of a row-major position, which a team has.
+    pub(super) fn result(&self, at: Ix<'k>) {
+        let outer = &self.sizes[..self.spec.outer.len()];
+        let mut index = coordinates(at, outer);
+        index.resize(self.sizes.len(), Ix::Const(0));
+        self.along(index);
+    }
+
     /// One result, in vectors along a reduced axis.
     fn along(&self, mut index: Vec<Ix<'k>>) {
-        let axis = self.spec.vector_axis().or_else(|| self.spec.reduced.len().checked_sub(1).map(|_| index.len() - 1));
+        let axis = self.spec.reduced.len().checked_sub(1).map(|_| row_axis(self.spec));
         let part = Part::All(1);
+        let total = |index: &mut Vec<Ix<'k>>| {
+            let state = self.nest(index, self.reduced_order(axis), part, axis);
+            self.team.as_ref().map_or(state.clone(), |(team, _)| team.total(self.combine, &state))
+        };
+        let finish = |state: &[V<'k>], index: &[Ix<'k>]| match &self.team {
+            None => self.finish(state, index, part, None),
+            Some((team, _)) => self.k.if_(team.rank.eq(0), || self.finish(state, index, part, None)),
+        };
         let Some((condition, unused)) = self.spec.unused_where() else {
-            let state = self.nest(&mut index, self.reduced_order(axis), part, axis);
-            return self.finish(&state, &index, part, None);
+            let state = total(&mut index);
+            return finish(&state, &index);
         };
         let nothing = self.k.zero(Ty::new(scalar::register(self.spec.prologue.elem()), 1));
+        // The same for all of a team.
         let holds = Bool::Value(self.late(&condition, nothing, &index, part, None));
         let branch = |needed: bool| {
             let mut index = index.clone();
-            let state = match needed {
-                true => self.nest(&mut index, self.reduced_order(axis), part, axis),
-                false => vec![nothing],
-            };
-            self.finish(&state, &index, part, None);
+            let state = if needed { total(&mut index) } else { vec![nothing] };
+            finish(&state, &index);
             vec![]
         };
         self.k.if_else(holds, || branch(!unused), || branch(unused));
@@ -130,18 +152,28 @@ impl<'s, 'k> Task<'s, 'k> {
 
     /// Combines over the axes of `order`. Lanes lie along `axis`: if it is the last of `order` its elements are
     /// combined to one lane, otherwise every lane is a result.
-    fn nest(&self, index: &mut Vec<Ix<'k>>, order: Vec<usize>, part: Part<'k>, axis: Option<usize>) -> Vec<V<'k>> {
+    pub(super) fn nest(
+        &self,
+        index: &mut Vec<Ix<'k>>,
+        order: Vec<usize>,
+        part: Part<'k>,
+        axis: Option<usize>,
+    ) -> Vec<V<'k>> {
         let (k, combine, lanes) = (self.k, self.combine, part.lanes());
         let Some((next, rest)) = order.split_first() else {
             return self.element(index, part, axis);
         };
         if Some(*next) == axis {
             let index = &*index;
-            return combine.run(k, self.sizes[*next], self.lanes, |i, part| {
+            let element = |i, part| {
                 let mut index = index.clone();
                 index[*next] = i;
                 self.element(&index, part, axis)
-            });
+            };
+            return match &self.team {
+                None => combine.run(k, self.sizes[*next], self.lanes, element),
+                Some((team, row)) => team.partial(combine, *row, element),
+            };
         }
         combine.each(k, self.sizes[*next], lanes, |i| {
             index[*next] = i;
@@ -177,7 +209,7 @@ impl<'s, 'k> Task<'s, 'k> {
     }
 
     /// Stores the epilogue's values of results side by side along `axis`.
-    fn finish(&self, state: &[V<'k>], index: &[Ix<'k>], part: Part<'k>, axis: Option<usize>) {
+    pub(super) fn finish(&self, state: &[V<'k>], index: &[Ix<'k>], part: Part<'k>, axis: Option<usize>) {
         let (k, lanes) = (self.k, part.lanes());
         let index = &index[..self.spec.outer.len()];
         let result = match self.combine.kind {
@@ -207,6 +239,12 @@ impl<'s, 'k> Task<'s, 'k> {
         let mut coordinate = |a: u32| self.coordinate(index, a as usize, lanes, axis);
         scalar::fold(k, expr, lanes, &mut input, &mut coordinate)
     }
+}
+
+/// The axis that vectors lie along if results do not, or the last.
+fn row_axis(spec: &Spec) -> usize {
+    let last = spec.outer.len() + spec.reduced.len() - 1;
+    spec.vector_axis().unwrap_or(last)
 }
 
 /// Lanes for the type that is reduced, fewer where the expression goes through a wider one.

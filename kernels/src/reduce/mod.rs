@@ -6,6 +6,7 @@
 //! computed side by side. Along a reduced axis, costly results that the epilogue does not use are not computed.
 
 pub(crate) mod accumulate;
+mod cuda;
 mod emit;
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     abi::ModuleBuilder,
     access::{self, Operand},
     cpu::Cpu,
+    cuda::{Grid, Sm},
 };
 use kiln_ir::{
     Dim,
@@ -133,8 +135,16 @@ impl Family for Spec {
 
     fn emit(&self, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu) {
         module.kernel(symbol, &self.size_args(), |kernel| {
-            emit::Task::new(self, kernel, cpu).run();
+            emit::Task::new(self, kernel, cpu, None).run();
             None
         });
+    }
+
+    fn grid(&self, sm: Sm) -> Grid {
+        cuda::grid(self, sm)
+    }
+
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
+        cuda::emit(self, module, symbol);
     }
 }

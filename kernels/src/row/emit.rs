@@ -5,6 +5,7 @@ use crate::{
     abi::Kernel,
     build::{Elem, Ix, K, Ptr, Ty, V},
     cpu::Cpu,
+    cuda::team::{self, Team},
     reduce::{
         Kind,
         accumulate::{Combine, Lanes},
@@ -35,12 +36,20 @@ pub(super) struct Task<'s, 'k> {
     length: Ix<'k>,
     /// The input that the prologue passes on, if it can be read again and again.
     direct: Option<usize>,
+    /// Who goes through a row together on a GPU, and how. It keeps nothing in scratch memory.
+    team: Option<(Team<'k>, team::Row<'k>)>,
 }
 
 impl<'s, 'k> Task<'s, 'k> {
-    pub(super) fn new(spec: &'s Spec, kernel: &'s Kernel<'k>, cpu: &'static Cpu) -> Self {
-        let inputs: Vec<View> = spec.inputs.iter().enumerate().map(|(i, a)| View::new(kernel, i, a, cpu)).collect();
-        let output = View::new(kernel, inputs.len(), &spec.output, cpu);
+    pub(super) fn new(
+        spec: &'s Spec,
+        kernel: &'s Kernel<'k>,
+        cpu: &'static Cpu,
+        team: Option<(Team<'k>, team::Row<'k>)>,
+    ) -> Self {
+        let view = |i: usize, access| View { whole: team.is_some(), ..View::new(kernel, i, access, cpu) };
+        let inputs: Vec<View> = spec.inputs.iter().enumerate().map(|(i, a)| view(i, a)).collect();
+        let output = view(inputs.len(), &spec.output);
         let elem = spec.elem();
         let accesses = || spec.inputs.iter().chain([&spec.output]);
         // An axis of one element may have any stride, so an output may also lie with a stride of 0.
@@ -50,22 +59,24 @@ impl<'s, 'k> Task<'s, 'k> {
         let lanes = cpu.lanes(elem.bytes() as u32);
         let length = kernel.size(&spec.inner);
         let direct = spec.direct();
-        Task { spec, kernel, k: kernel.k, elem, lanes, masked, inputs, output, length, direct }
+        Task { spec, kernel, k: kernel.k, elem, lanes, masked, inputs, output, length, direct, team }
     }
 
     pub(super) fn run(&self) {
-        let outer = sizes(self.kernel, &self.spec.outer);
-        let rows = product(&outer);
+        let rows = product(&sizes(self.kernel, &self.spec.outer));
         let step = self.spec.rows_per_task();
         self.kernel.tasks(|task| {
             let first = task * step;
-            self.k.for_(first, (first + step).min(rows), 1, |row| {
-                let index = coordinates(row, &outer);
-                let inputs = self.inputs.iter().map(|v| v.at(&index)).collect();
-                let output = self.output.at(&index);
-                Row { task: self, index, inputs, output }.run();
-            });
+            self.k.for_(first, (first + step).min(rows), 1, |row| self.row(row));
         });
+    }
+
+    /// The row at a row-major position.
+    pub(super) fn row(&self, at: Ix<'k>) {
+        let index = coordinates(at, &sizes(self.kernel, &self.spec.outer));
+        let inputs = self.inputs.iter().map(|v| v.at(&index)).collect();
+        let output = self.output.at(&index);
+        Row { task: self, index, inputs, output }.run();
     }
 
     fn ty(&self, lanes: u32) -> Ty {
@@ -89,6 +100,12 @@ impl<'k> Row<'_, '_, 'k> {
         let share = || number(1.0) / self.task.length.v(k).int_to_float(self.task.ty(1).elem, true);
         let root = |mean: V<'k>, eps: f64| number(1.0) / (mean + number(eps)).intrinsic("sqrt");
         match self.task.spec.stat {
+            Stat::Softmax if self.task.team.is_some() => {
+                let max = self.total(Kind::Max, CHEAP, |i, part| self.first(i, part));
+                let exp = |i, part: Part<'k>| functions::exp(self.read(i, part) - max.broadcast(part.lanes()));
+                let scale = number(1.0) / self.total(Kind::Sum, COSTLY, exp);
+                self.write(|i, part| exp(i, part) * scale.broadcast(part.lanes()));
+            }
             Stat::Softmax => {
                 let max = self.total(Kind::Max, CHEAP, |i, part| self.first(i, part));
                 let sum = self.total(Kind::Sum, COSTLY, |i, part| {
@@ -143,18 +160,29 @@ impl<'k> Row<'_, '_, 'k> {
 
     /// Combines what `value` gives for the elements of the row.
     fn total(&self, kind: Kind, registers: u32, value: impl Fn(Ix<'k>, Part<'k>) -> V<'k>) -> V<'k> {
-        let t = self.task;
-        let lanes = Lanes { wide: t.lanes * registers, vector: t.lanes, masked: t.masked };
-        Combine { kind, elem: t.elem, count: 1 }.run(t.k, t.length, lanes, |i, part| vec![value(i, part)])[0]
+        self.combine(kind, 1, registers, |i, part| vec![value(i, part)])[0]
     }
 
     /// The sums of what `values` gives for the elements of the row.
     fn totals<const N: usize>(&self, registers: u32, values: impl Fn(Ix<'k>, Part<'k>) -> [V<'k>; N]) -> [V<'k>; N] {
-        let t = self.task;
-        let lanes = Lanes { wide: t.lanes * registers, vector: t.lanes, masked: t.masked };
-        let combine = Combine { kind: Kind::Sum, elem: t.elem, count: N };
-        let sums = combine.run(t.k, t.length, lanes, |i, part| values(i, part).to_vec());
+        let sums = self.combine(Kind::Sum, N, registers, |i, part| values(i, part).to_vec());
         std::array::from_fn(|n| sums[n])
+    }
+
+    fn combine(
+        &self,
+        kind: Kind,
+        count: usize,
+        registers: u32,
+        values: impl Fn(Ix<'k>, Part<'k>) -> Vec<V<'k>>,
+    ) -> Vec<V<'k>> {
+        let t = self.task;
+        let combine = Combine { kind, elem: t.elem, count };
+        if let Some((team, row)) = &t.team {
+            return team.total(combine, &team.partial(combine, *row, values));
+        }
+        let lanes = Lanes { wide: t.lanes * registers, vector: t.lanes, masked: t.masked };
+        combine.run(t.k, t.length, lanes, values)
     }
 
     fn input(&self, n: usize, i: Ix<'k>, part: Part<'k>) -> V<'k> {
@@ -178,13 +206,16 @@ impl<'k> Row<'_, '_, 'k> {
             return self.input(n, i, part);
         }
         let x = self.fold(&self.task.spec.prologue, i, part, |n| self.input(n as usize, i, part));
-        self.keep(i, part, x);
+        if self.task.team.is_none() {
+            self.keep(i, part, x);
+        }
         x
     }
 
     fn read(&self, i: Ix<'k>, part: Part<'k>) -> V<'k> {
         match self.task.direct {
             Some(n) => self.input(n, i, part),
+            None if self.task.team.is_some() => self.first(i, part),
             None => self.kept(i, part),
         }
     }
@@ -215,7 +246,7 @@ impl<'k> Row<'_, '_, 'k> {
     /// Stores the epilogue of the normalised elements that `value` gives.
     fn write(&self, value: impl Fn(Ix<'k>, Part<'k>) -> V<'k>) {
         let t = self.task;
-        vectors(t.k, (0.into(), t.length), t.lanes, t.masked, |i, part| {
+        let write = |i: Ix<'k>, part: Part<'k>| {
             let x = value(i, part);
             let input = |n: u32| match n.checked_sub(1) {
                 None => x,
@@ -224,6 +255,10 @@ impl<'k> Row<'_, '_, 'k> {
             let y = self.fold(&t.spec.epilogue, i, part, input);
             let stride = t.output.strides[self.index.len()];
             t.output.store(t.output.step(self.output, i * stride), stride, part, y);
-        });
+        };
+        match &t.team {
+            None => vectors(t.k, (0.into(), t.length), t.lanes, t.masked, write),
+            Some((team, row)) => team.each(*row, write),
+        }
     }
 }

@@ -2,13 +2,17 @@
 //!
 //! The output may be the memory of an input that has the same access and element size; otherwise it overlaps none.
 
+mod cuda;
 mod emit;
+
+pub(crate) use cuda::through;
 
 use crate::{
     Access, Buffer, Cost, Family,
     abi::ModuleBuilder,
     access::{self, Operand},
     cpu::Cpu,
+    cuda::{Grid, Sm},
 };
 use kiln_ir::{
     Dim, ElemType,
@@ -97,8 +101,16 @@ impl Family for Spec {
 
     fn emit(&self, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu) {
         module.kernel(symbol, &self.size_args(), |kernel| {
-            emit::Task::new(self, kernel, cpu).run();
+            emit::Task::new(self, kernel, cpu, None).run();
             None
         });
+    }
+
+    fn grid(&self, _: Sm) -> Grid {
+        cuda::grid(self)
+    }
+
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
+        cuda::emit(self, module, symbol);
     }
 }

@@ -252,6 +252,57 @@ impl Drop for Stream {
     }
 }
 
+/// Launches that are put on a stream all at once.
+pub(crate) struct Graph {
+    device: Arc<Device>,
+    handle: Handle,
+}
+
+// SAFETY: as for `Device`.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    const NAME: &'static str = "a graph of launches";
+
+    /// What is put on the stream from now on is not done, but becomes part of a graph.
+    pub(crate) fn begin(stream: &Stream) -> Result<()> {
+        /// Other threads may do as they like meanwhile.
+        const THREAD_LOCAL: i32 = 1;
+        // SAFETY: the stream is ours.
+        stream.device.call(Graph::NAME, |f| unsafe { (f.capture_begin)(stream.handle, THREAD_LOCAL) })
+    }
+
+    /// The graph of what has been put on the stream since it began, if that is `done`. It ends in any case.
+    pub(crate) fn end(stream: &Stream, done: Result<()>) -> Result<Graph> {
+        let device = &stream.device;
+        let (mut captured, mut handle) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the pointer is to a variable of this function.
+        let ended = device.call(Graph::NAME, |f| unsafe { (f.capture_end)(stream.handle, &mut captured) });
+        let made = done.and(ended).and_then(|()| {
+            let (node, text) = (std::ptr::null_mut(), std::ptr::null_mut());
+            // SAFETY: the graph is the one captured; no text is asked for.
+            device.call(Graph::NAME, |f| unsafe { (f.graph_instantiate)(&mut handle, captured, node, text, 0) })
+        });
+        if !captured.is_null() {
+            // SAFETY: it is ours, and what has been made of it does not need it.
+            device.call_anyway(|f| unsafe { (f.graph_destroy)(captured) });
+        }
+        made.map(|()| Graph { device: device.clone(), handle })
+    }
+
+    pub(crate) fn launch(&self, stream: &Stream) -> Result<()> {
+        // SAFETY: both are ours and of one device.
+        self.device.call(Graph::NAME, |f| unsafe { (f.graph_launch)(self.handle, stream.handle) })
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: whoever launched it has waited for the end.
+        self.device.call_anyway(|f| unsafe { (f.graph_exec_destroy)(self.handle) });
+    }
+}
+
 /// Times of the device between two points of a stream.
 pub(crate) struct Timer {
     device: Arc<Device>,

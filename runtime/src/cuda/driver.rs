@@ -14,7 +14,7 @@ pub type Status = c_int;
 pub type DeviceId = c_int;
 /// An address on a device.
 pub type Address = u64;
-/// Contexts, modules, functions, streams and events.
+/// Contexts, modules, functions, streams, events and graphs.
 pub type Handle = *mut c_void;
 
 macro_rules! functions {
@@ -62,6 +62,14 @@ functions! {
     stream_create c"cuStreamCreate" (*mut Handle, c_uint);
     stream_destroy c"cuStreamDestroy_v2" (Handle);
     stream_synchronize c"cuStreamSynchronize" (Handle);
+    /// Stream, mode: what follows on the stream is put into a graph instead.
+    capture_begin c"cuStreamBeginCapture_v2" (Handle, c_int);
+    capture_end c"cuStreamEndCapture" (Handle, *mut Handle);
+    /// The graph made ready, the graph, a node at fault, a text on it and its length.
+    graph_instantiate c"cuGraphInstantiate_v2" (*mut Handle, Handle, *mut Handle, *mut c_char, usize);
+    graph_launch c"cuGraphLaunch" (Handle, Handle);
+    graph_exec_destroy c"cuGraphExecDestroy" (Handle);
+    graph_destroy c"cuGraphDestroy" (Handle);
     event_create c"cuEventCreate" (*mut Handle, c_uint);
     event_destroy c"cuEventDestroy_v2" (Handle);
     /// Event, stream.

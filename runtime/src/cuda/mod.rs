@@ -3,14 +3,14 @@
 //! What artifacts say of GPUs stands in [`Plan`](crate::format::Plan): a launch is one of the PTX module's entries. Inputs
 //! are copied to the device when a run starts and outputs from it when it ends; the arena, the states and the weights stay
 //! there. The launches of a run stand on one stream; the host waits for it at the end, and where a plan's control flow
-//! reads a value.
+//! reads a value. Those of a plan without any are captured when they run the second time, and are one graph from then on.
 
 mod device;
 mod driver;
 
 use crate::error::{Error, Result};
 use crate::format::{Kernel, TargetInfo};
-use device::{Device, Function, Memory, Module, Stream, Timer};
+use device::{Device, Function, Graph, Memory, Module, Stream, Timer};
 pub use driver::{Address, DeviceId, Driver, Functions, Handle, Status};
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -69,6 +69,8 @@ pub(crate) struct Engine {
     /// An i32 for each kernel of the target.
     status: Memory,
     host_status: Vec<i32>,
+    /// By entry: the launches of its last binding, if they are always the same. They hold addresses of what follows.
+    recordings: Vec<Recording>,
     /// By entry: the inputs and then the outputs of its last binding.
     ports: Vec<Vec<Memory>>,
     params: Vec<*mut c_void>,
@@ -79,6 +81,15 @@ pub(crate) struct Engine {
 
 // SAFETY: the parameters are only set and used inside a launch.
 unsafe impl Send for Engine {}
+
+/// How far the launches of an entry are to be known.
+enum Recording {
+    /// They have not run: memory may still be asked for while they do.
+    New,
+    /// They have run, one by one.
+    Run,
+    Made(Graph),
+}
 
 /// One launch of a plan.
 #[derive(Clone, Copy)]
@@ -105,6 +116,7 @@ impl Engine {
             scratch: Memory::new(&device, 0, "scratch memory on the device")?,
             status: Memory::new(&device, kernels * size_of::<i32>(), "status words on the device")?,
             host_status: vec![0; kernels],
+            recordings: (0..entries).map(|_| Recording::New).collect(),
             ports: (0..entries).map(|_| vec![]).collect(),
             params: vec![],
             timer: None,
@@ -135,8 +147,34 @@ impl Engine {
         self.arena.len()
     }
 
+    /// Drops the graphs: they hold addresses that are no longer to be used.
+    fn forget(&mut self) {
+        self.recordings.iter_mut().for_each(|r| *r = Recording::New);
+    }
+
+    /// Runs the launches of an entry that `launches` makes one by one, the same in each run of a binding.
+    pub(crate) fn run_fixed(&mut self, entry: usize, launches: impl FnOnce(&mut Engine) -> Result<()>) -> Result<()> {
+        let graph = match std::mem::replace(&mut self.recordings[entry], Recording::New) {
+            Recording::New => {
+                launches(self)?;
+                self.recordings[entry] = Recording::Run;
+                return Ok(());
+            }
+            Recording::Run => {
+                Graph::begin(&self.stream)?;
+                let done = launches(self);
+                Graph::end(&self.stream, done)?
+            }
+            Recording::Made(graph) => graph,
+        };
+        graph.launch(&self.stream)?;
+        self.recordings[entry] = Recording::Made(graph);
+        Ok(())
+    }
+
     /// Replaces the arena.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<()> {
+        self.forget();
         let device = self.stream.device().clone();
         self.arena = Memory::new(&device, 0, "the arena on the device")?;
         self.arena = Memory::new(&device, bytes, "the arena on the device")?;
@@ -155,6 +193,7 @@ impl Engine {
     /// Makes room for the inputs and outputs of an entry, given by their bytes; returns where they are.
     pub(crate) fn place_ports(&mut self, entry: usize, bytes: impl Iterator<Item = usize>) -> Result<Vec<*mut u8>> {
         let device = self.stream.device().clone();
+        self.recordings[entry] = Recording::New;
         self.ports[entry] = vec![];
         let ports: Vec<Memory> =
             bytes.map(|n| Memory::new(&device, n, "an input or output on the device")).collect::<Result<_>>()?;
@@ -236,6 +275,7 @@ impl Engine {
         if scratch_bytes > self.scratch.len() {
             // Launches under way still use the one there is.
             self.stream.wait()?;
+            self.forget();
             let device = self.stream.device().clone();
             self.scratch = Memory::new(&device, 0, "scratch memory on the device")?;
             self.scratch = Memory::new(&device, scratch_bytes, "scratch memory on the device")?;

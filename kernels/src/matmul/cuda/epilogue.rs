@@ -1,12 +1,10 @@
 //! From sums in shared memory through the epilogue to *C*, eight neighbours of a row a thread.
 
-use super::{
-    Place,
-    operand::{aligned, matrix},
-};
+use super::{Place, operand::matrix};
 use crate::{
     abi::Kernel,
     build::{Bool, Ix, K, Ptr, Ty, V},
+    cuda::aligned,
     matmul::{Matrix, Spec},
     scalar::{Access, fold, memory, register},
 };

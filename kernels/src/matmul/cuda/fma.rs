@@ -68,7 +68,7 @@ impl Tile {
 
 pub(super) fn emit(spec: &Spec, tile: Tile, module: &mut ModuleBuilder<'_>, symbol: &str) {
     let name = super::shared_name(symbol);
-    module.shared(&name, tile.shared_elements() * spec.sum_elem().bytes() as i64);
+    module.block_memory(&name, tile.shared_elements() * spec.sum_elem().bytes() as i64);
     module.cuda(symbol, super::buffers(spec), &spec.size_args(), |entry| {
         let kernel = &entry.kernel;
         let block = Block::new(kernel.k);

@@ -2,7 +2,8 @@
 
 use crate::{
     abi::Kernel,
-    build::{Bool, Cmp, Elem, Ix, Ptr, Ty, V},
+    build::{Bool, Ix, Ptr},
+    cuda::aligned,
     matmul::{Matrix, Rhs, Spec, pack::PANEL},
     scalar::memory,
 };
@@ -130,19 +131,4 @@ impl<'k> Operand<'k> {
 pub(super) fn matrix<'k>(kernel: &Kernel<'k>, buffer: usize, matrix: &Matrix, batch: &[Ix<'k>]) -> Ptr<'k> {
     let offset = batch.iter().zip(&matrix.batch).fold(Ix::Const(0), |sum, (i, d)| sum + *i * kernel.size(d));
     kernel.buffer(buffer).offset(memory(matrix.elem), offset)
-}
-
-/// Whether addresses and distances in bytes are multiples of `bytes`, a power of two.
-pub(super) fn aligned<'k>(addresses: &[Ptr<'k>], distances: &[Ix<'k>], bytes: i64) -> Bool<'k> {
-    if distances.iter().any(|d| d.as_const().is_some_and(|d| d % bytes != 0)) {
-        return Bool::Const(false);
-    }
-    let k = addresses[0].0.builder();
-    let address = |p: &Ptr<'k>| k.op1("llvm.ptrtoint", &[p.0], Ty::I64, &[]);
-    let distances = distances.iter().filter(|d| d.as_const().is_none()).map(|d| d.v(k));
-    let all: Option<V> = addresses.iter().map(address).chain(distances).reduce(|a, b| a | b);
-    all.map_or(Bool::Const(true), |all| {
-        let rest = all & k.int(Ty::new(Elem::I64, 1), bytes - 1);
-        Bool::Value(rest.cmp(Cmp::Eq, rest.like(0.0)))
-    })
 }

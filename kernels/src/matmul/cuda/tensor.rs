@@ -90,7 +90,7 @@ const _: () = {
 
 pub(super) fn emit(spec: &Spec, tile: Tile, module: &mut ModuleBuilder<'_>, symbol: &str) {
     let name = super::shared_name(symbol);
-    module.shared(&name, tile.shared_bytes());
+    module.block_memory(&name, tile.shared_bytes());
     module.cuda(symbol, super::buffers(spec), &spec.size_args(), |entry| {
         let kernel = &entry.kernel;
         let block = Block::new(kernel.k);

@@ -1,0 +1,205 @@
+//! Attention on GPUs: a block has some queries of a head and goes through the keys with running maxima and sums. Dao,
+//! "FlashAttention-2" (2023).
+
+mod fma;
+mod tensor;
+
+use super::Spec;
+use crate::{
+    Access, Family,
+    abi::{Kernel, ModuleBuilder},
+    build::{Bool, Cmp, Ix, K, Ptr, Ty, V},
+    cpu::ONE_LANE,
+    cuda::{Grid, block::Block},
+    scalar,
+};
+use kiln_ir::{Dim, types::Kind};
+
+/// Queries of a block, and keys of a step.
+const QUERIES: i64 = 64;
+const KEYS: i64 = 64;
+/// Exponentials are powers of two.
+const LOG2_E: f64 = std::f64::consts::LOG2_E;
+
+enum Way {
+    /// A task a thread, as on a processor with one lane.
+    Plain,
+    Fma,
+    Tensor,
+}
+
+impl Way {
+    fn of(spec: &Spec) -> Way {
+        match () {
+            () if tensor::serves(spec) => Way::Tensor,
+            () if fma::serves(spec) => Way::Fma,
+            () => Way::Plain,
+        }
+    }
+}
+
+pub(super) fn grid(spec: &Spec) -> Grid {
+    let threads = match Way::of(spec) {
+        Way::Plain => return Grid::plain(spec),
+        Way::Fma => fma::THREADS,
+        Way::Tensor => tensor::THREADS,
+    };
+    let tasks = spec.batch.clone() * spec.heads.clone() * spec.queries.ceil_div(&QUERIES.into());
+    Grid { tasks, threads: threads as u32, block_tasks: 1, scratch_bytes: Dim::from(0) }
+}
+
+pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
+    match Way::of(spec) {
+        Way::Plain => spec.emit(module, symbol, &ONE_LANE),
+        Way::Fma => fma::emit(spec, module, symbol),
+        Way::Tensor => tensor::emit(spec, module, symbol),
+    }
+}
+
+/// The matrix of a head in a buffer.
+#[derive(Clone, Copy)]
+struct Head<'k> {
+    base: Ptr<'k>,
+    row: Ix<'k>,
+    column: Ix<'k>,
+    access: scalar::Access,
+}
+
+impl<'k> Head<'k> {
+    fn at(&self, row: Ix<'k>, column: Ix<'k>) -> Ptr<'k> {
+        self.base.offset(self.access.memory().elem, row * self.row + column * self.column)
+    }
+}
+
+/// What a block has to do: queries from `first` on of a head, and what belongs to them.
+struct Place<'s, 'k> {
+    spec: &'s Spec,
+    k: K<'k>,
+    block: Block<'k>,
+    first: Ix<'k>,
+    /// The numbers of queries and keys.
+    queries: Ix<'k>,
+    keys: Ix<'k>,
+    q: Head<'k>,
+    key: Head<'k>,
+    value: Head<'k>,
+    mask: Option<Head<'k>>,
+    output: Head<'k>,
+}
+
+impl<'s, 'k> Place<'s, 'k> {
+    fn new(spec: &'s Spec, kernel: &Kernel<'k>, block: Block<'k>, task: Ix<'k>) -> Place<'s, 'k> {
+        let [heads, kv_heads, queries, keys] =
+            [&spec.heads, &spec.kv_heads, &spec.queries, &spec.keys].map(|d| kernel.size(d));
+        let parts = queries.ceil_div(QUERIES);
+        // The last queries first: under a causal mask they see the most keys.
+        let (part, of) = (parts - 1 - task.rem(parts), task.div(parts));
+        let (batch, h) = (of.div(heads), of.rem(heads));
+        let group = h.div(heads.div(kv_heads));
+        let head = |buffer: usize, access: &Access, h: Ix<'k>| {
+            let stride = |axis: usize| kernel.size(&access.strides[axis]);
+            let offset = kernel.size(&access.offset) + batch * stride(0) + h * stride(1);
+            Head {
+                base: kernel.buffer(buffer).offset(scalar::memory(access.elem), offset),
+                row: stride(2),
+                column: stride(3),
+                access: scalar::Access { elem: access.elem, lanes: 1, converts_f16: true },
+            }
+        };
+        let mask = spec.mask.as_ref().map(|access| head(3, access, h));
+        let output = head(3 + usize::from(mask.is_some()), &spec.output, h);
+        Place {
+            spec,
+            k: kernel.k,
+            block,
+            first: part * QUERIES,
+            queries,
+            keys,
+            q: head(0, &spec.q, h),
+            key: head(1, &spec.k, group),
+            value: head(2, &spec.v, group),
+            mask,
+            output,
+        }
+    }
+
+    /// How many keys more than its own number a query sees under a causal mask, but for itself.
+    fn ahead(&self) -> Ix<'k> {
+        self.keys - self.queries
+    }
+
+    /// Runs of keys that any query of the block sees.
+    fn steps(&self) -> Ix<'k> {
+        let end = match self.spec.causal {
+            true => (self.first + QUERIES + self.ahead()).min(self.keys).max(0),
+            false => self.keys,
+        };
+        end.ceil_div(KEYS)
+    }
+
+    /// Scores as exponents of two, minus infinity where a query does not see the key, for the keys from `first` on;
+    /// `place(i)` is the query and the key of score `i`.
+    fn seen(&self, first: Ix<'k>, scores: &[V<'k>], place: impl Fn(i64) -> (Ix<'k>, Ix<'k>)) -> Vec<V<'k>> {
+        let k = self.k;
+        let scale = k.float(Ty::F32, self.spec.scale.as_f64() * LOG2_E);
+        let scaled: Vec<V> = scores.iter().map(|s| *s * scale).collect();
+        let all = (first + KEYS).le(self.keys);
+        let all = match (self.spec.causal, &self.mask) {
+            (_, Some(_)) => Bool::Const(false),
+            (true, None) => all.and((first + KEYS).le(self.first + self.ahead() + 1)),
+            (false, None) => all,
+        };
+        let some = || scaled.iter().enumerate().map(|(i, score)| self.seen_one(place(i as i64), *score)).collect();
+        k.if_else(all, || scaled.clone(), some)
+    }
+
+    fn seen_one(&self, (query, key): (Ix<'k>, Ix<'k>), score: V<'k>) -> V<'k> {
+        let k = self.k;
+        let never = || vec![score.like(f64::NEG_INFINITY)];
+        let mut sees = key.lt(self.keys);
+        if self.spec.causal {
+            sees = sees.and(key.le(query + self.ahead()));
+        }
+        let Some(mask) = &self.mask else {
+            return sees.v(k).select(score, never()[0]);
+        };
+        let masked = || {
+            let value = mask.access.load(mask.at(query, key));
+            vec![match mask.access.elem.kind() {
+                Kind::Bool => value.select(score, never()[0]),
+                _ => value.fma(score.like(LOG2_E), score),
+            }]
+        };
+        k.if_else(sees.and(query.lt(self.queries)), masked, never)[0]
+    }
+
+    /// `2^x`, to about two units in the last place.
+    fn power(&self, x: V<'k>) -> V<'k> {
+        self.k.call_intrinsic("llvm.nvvm.ex2.approx", &[x], Ty::F32)
+    }
+
+    /// Makes the scores of a row, of which `lanes` neighbouring lanes each have some, its shares: powers of two. The state
+    /// is the maximum, and the sum of this lane's shares. Returns what earlier results are multiplied by.
+    fn share(&self, scores: &mut [V<'k>], lanes: i64, [max, sum]: [&mut V<'k>; 2]) -> V<'k> {
+        let own = scores.iter().copied().reduce(|a, b| a.max_or(b)).expect("a row has scores");
+        let all = self.block.combine(&[own], lanes, |a, b| vec![a[0].max_or(b[0])])[0].max_or(*max);
+        // Where no key has been seen yet nothing is subtracted: infinities would leave NaN.
+        let nothing = all.cmp(Cmp::Eq, all.like(f64::NEG_INFINITY));
+        let from = nothing.select(all.like(0.0), all);
+        scores.iter_mut().for_each(|score| *score = self.power(*score - from));
+        let scale = self.power(*max - from);
+        *sum = scores.iter().fold(*sum * scale, |sum, share| sum + *share);
+        *max = all;
+        scale
+    }
+
+    /// What results are multiplied by, given the sums of the lanes: 0 where a query has seen no key.
+    fn finish(&self, sums: &[V<'k>], lanes: i64) -> Vec<V<'k>> {
+        let all = self.block.combine(sums, lanes, |a, b| a.iter().zip(b).map(|(a, b)| *a + *b).collect());
+        let share = |sum: &V<'k>| {
+            let none = sum.cmp(Cmp::Eq, sum.like(0.0));
+            none.select(sum.like(0.0), sum.like(1.0) / *sum)
+        };
+        all.iter().map(share).collect()
+    }
+}

@@ -1,0 +1,274 @@
+//! Attention on tensor cores, for f16 and bf16: a warp has 16 of the block's queries, whose sums stay in registers. While
+//! scores are computed values are on their way, and while those are added up the next keys.
+//!
+//! Rows of queries, keys and values lie in shared memory as chunks of 16 bytes, a power of two of them a row, which change
+//! places so that the eight of a matrix of `ldmatrix`, one above the other, are in different banks.
+
+use super::{Head, KEYS, Place, QUERIES, Spec};
+use crate::{
+    Family,
+    abi::ModuleBuilder,
+    build::{Bool, Elem, Ix, K, Ptr, Ty, V},
+    cuda::{
+        aligned,
+        block::{Block, SHARED_BYTES, WARP},
+    },
+};
+use kiln_ir::ElemType;
+
+const WARPS: i64 = 4;
+pub(super) const THREADS: i64 = WARPS * WARP;
+/// Queries of a warp.
+const WARP_QUERIES: i64 = 16;
+/// Elements of a chunk, and bytes.
+const CHUNK: i64 = 8;
+const CHUNK_BYTES: i64 = 16;
+/// Depth of a product of tensor cores, and columns of its sums.
+const STEP: i64 = 16;
+const COLUMNS: i64 = 8;
+/// Lanes that have a row of sums.
+const QUAD: i64 = 4;
+/// Whether there are tensor cores and shared memory for it.
+pub(super) fn serves(spec: &Spec) -> bool {
+    let elem = spec.q.elem;
+    let rows = [&spec.q, &spec.k, &spec.v].iter().all(|a| a.elem == elem && a.strides[3].is(1));
+    let depths = [spec.depth, spec.value_depth];
+    rows && matches!(elem, ElemType::F16 | ElemType::BF16)
+        && spec.output.elem != ElemType::F64
+        && spec.mask.as_ref().is_none_or(|m| m.elem != ElemType::F64)
+        && depths.iter().all(|d| *d > 0 && d % STEP == 0)
+        && shared(spec).iter().sum::<i64>() <= SHARED_BYTES
+}
+
+/// Chunks of a row in shared memory.
+fn pitch(depth: i64) -> i64 {
+    (depth / CHUNK).max(1).unsigned_abs().next_power_of_two() as i64
+}
+
+/// Bytes of queries, keys and values in shared memory.
+fn shared(spec: &Spec) -> [i64; 3] {
+    [(QUERIES, spec.depth), (KEYS, spec.depth), (KEYS, spec.value_depth)]
+        .map(|(rows, depth)| rows * pitch(depth) * CHUNK_BYTES)
+}
+
+pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
+    let name = format!("{symbol}_shared");
+    module.block_memory(&name, shared(spec).iter().sum());
+    module.cuda(symbol, spec.buffers().len(), &spec.size_args(), |entry| {
+        let kernel = &entry.kernel;
+        let block = Block::new(kernel.k);
+        let memory = block.shared(&name);
+        block.tasks(kernel.hi, |task| Task::new(Place::new(spec, kernel, block, task), memory).run());
+    });
+}
+
+/// A matrix of rows in memory of the device, a part of which is in shared memory.
+struct Rows<'k> {
+    block: Block<'k>,
+    from: Ptr<'k>,
+    to: Ptr<'k>,
+    rows: Ix<'k>,
+    stride: Ix<'k>,
+    depth: i64,
+    aligned: Bool<'k>,
+}
+
+fn xor<'k>(k: K<'k>, a: Ix<'k>, b: Ix<'k>) -> Ix<'k> {
+    Ix::Value(a.v(k) ^ b.v(k))
+}
+
+impl<'k> Rows<'k> {
+    /// Where a chunk of a row is, in bytes.
+    fn place(&self, row: Ix<'k>, chunk: Ix<'k>) -> Ix<'k> {
+        let pitch = pitch(self.depth);
+        let swizzle = match pitch {
+            1 => Ix::Const(0),
+            2 => row.div(4).rem(2),
+            4 => row.div(2).rem(4),
+            _ => row.rem(8),
+        };
+        (row * pitch + xor(self.block.k, chunk, swizzle)) * CHUNK_BYTES
+    }
+
+    /// Starts to bring `count` rows, of which those that there are not become zero.
+    fn bring(&self, first: Ix<'k>, count: i64) {
+        let (k, across) = (self.block.k, self.depth / CHUNK);
+        let each = |copy: &dyn Fn(Ptr<'k>, Ptr<'k>, Ix<'k>)| {
+            for i in 0..count * across / THREADS {
+                let at = self.block.thread + i * THREADS;
+                let (row, chunk) = (at.div(across), at.rem(across));
+                let there = (first + row).lt(self.rows);
+                // Where nothing is read, the address has to be one all the same.
+                let source = there.choose(first + row, 0) * self.stride + chunk * CHUNK;
+                copy(
+                    self.to.bytes(self.place(row, chunk)),
+                    self.from.offset(Elem::I16, source),
+                    there.choose(CHUNK, 0),
+                );
+            }
+            vec![]
+        };
+        let fast = |to: Ptr<'k>, from: Ptr<'k>, left: Ix<'k>| {
+            self.block.copy_async(to, from, Some((left * 2).v(k).int_to(Elem::I32, false)));
+        };
+        let slow = |to: Ptr<'k>, from: Ptr<'k>, left: Ix<'k>| {
+            let ty = Ty::new(Elem::I16, 1);
+            k.for_(0, CHUNK, 1, |i| {
+                let load = || vec![from.offset(Elem::I16, i).load(ty)];
+                to.offset(Elem::I16, i).store(k.if_else(i.lt(left), load, || vec![k.zero(ty)])[0]);
+            });
+        };
+        k.if_else(self.aligned, || each(&fast), || each(&slow));
+    }
+
+    /// The registers of four matrices, of which the first begins at `row` and `chunk`, the second eight rows further down or a
+    /// chunk further on, as `down` says, the third the other way, and the fourth both.
+    fn fragment(&self, row: Ix<'k>, chunk: i64, down: bool, transposed: bool) -> Vec<V<'k>> {
+        let (matrix, r) = (self.block.lane.div(8), self.block.lane.rem(8));
+        let (low, high) = (matrix.rem(2), matrix.div(2));
+        let (below, beside) = if down { (low, high) } else { (high, low) };
+        let at = self.place(row + below * 8 + r, beside + chunk);
+        self.block.load_matrices(self.to.bytes(at), transposed)
+    }
+}
+
+struct Task<'s, 'k> {
+    place: Place<'s, 'k>,
+    queries: Rows<'k>,
+    keys: Rows<'k>,
+    values: Rows<'k>,
+    /// This lane's first query.
+    row: Ix<'k>,
+}
+
+impl<'s, 'k> Task<'s, 'k> {
+    fn new(place: Place<'s, 'k>, memory: Ptr<'k>) -> Task<'s, 'k> {
+        let (block, spec) = (place.block, place.spec);
+        let [q, k, _] = shared(spec);
+        let rows = |head: &Head<'k>, at: i64, rows: Ix<'k>, depth: i64| {
+            let aligned = aligned(&[head.base], &[head.row * 2], CHUNK_BYTES);
+            Rows { block, from: head.base, to: memory.bytes(at), rows, stride: head.row, depth, aligned }
+        };
+        let row = place.first + block.warp * WARP_QUERIES + block.lane.div(QUAD);
+        Task {
+            queries: rows(&place.q, 0, place.queries, spec.depth),
+            keys: rows(&place.key, q, place.keys, spec.depth),
+            values: rows(&place.value, q + k, place.keys, spec.value_depth),
+            row,
+            place,
+        }
+    }
+
+    /// The query and the key of the score in register `i`, of keys from `first` on; the results lie alike.
+    fn at(&self, first: Ix<'k>, i: i64) -> (Ix<'k>, Ix<'k>) {
+        let column = self.place.block.lane.rem(QUAD) * 2 + (i / 4 * COLUMNS + i % 2);
+        (self.row + i % 4 / 2 * 8, first + column)
+    }
+
+    fn run(&self) {
+        let (p, k, block) = (&self.place, self.place.k, self.place.block);
+        self.queries.bring(p.first, QUERIES);
+        self.keys.bring(0.into(), KEYS);
+        block.commit_copies();
+        block.wait_for_copies(0);
+        block.barrier();
+        let warp = block.warp * WARP_QUERIES;
+        let queries: Vec<Vec<V>> = (0..p.spec.depth / STEP)
+            .map(|step| self.queries.fragment(warp, step * STEP / CHUNK, true, false))
+            .collect();
+        let steps = p.steps();
+        let results = (p.spec.value_depth / COLUMNS * 4) as usize;
+        // The results, then the maxima and the sums of the lane's two rows.
+        let mut carried = vec![k.zero(Ty::F32); results];
+        carried.extend([f64::NEG_INFINITY, f64::NEG_INFINITY, 0.0, 0.0].map(|v| k.float(Ty::F32, v)));
+        let carried = k.for_carry(0, steps, 1, &carried, |step, carried| {
+            let (results, state) = carried.split_at(results);
+            block.wait_for_copies(0);
+            block.barrier();
+            self.values.bring(step * KEYS, KEYS);
+            block.commit_copies();
+            let scores = p.seen(step * KEYS, &self.scores(&queries), |i| self.at(step * KEYS, i));
+            block.barrier();
+            k.if_((step + 1).lt(steps), || self.keys.bring((step + 1) * KEYS, KEYS));
+            block.commit_copies();
+            let (shares, scale, state) = self.shares(&scores, state);
+            block.wait_for_copies(1);
+            block.barrier();
+            let scaled: Vec<V> = results.iter().enumerate().map(|(i, r)| *r * scale[i % 4 / 2]).collect();
+            let mut next = self.add_values(&shares, scaled);
+            next.extend(state);
+            next
+        });
+        block.wait_for_copies(0);
+        block.barrier();
+        let (results, state) = carried.split_at(results);
+        self.finish(results, &state[2..]);
+    }
+
+    /// Products of the queries with the keys in shared memory: four a column of eight keys.
+    fn scores(&self, queries: &[Vec<V<'k>>]) -> Vec<V<'k>> {
+        let mut scores = vec![self.place.k.zero(Ty::F32); (KEYS / COLUMNS * 4) as usize];
+        for (step, a) in queries.iter().enumerate() {
+            for pair in 0..KEYS / STEP {
+                let chunk = step as i64 * STEP / CHUNK;
+                let b = self.keys.fragment((pair * STEP).into(), chunk, false, false);
+                for half in 0..2 {
+                    self.multiply(a, &b[2 * half..][..2], &mut scores[8 * pair as usize + 4 * half..][..4]);
+                }
+            }
+        }
+        scores
+    }
+
+    fn multiply(&self, a: &[V<'k>], b: &[V<'k>], sums: &mut [V<'k>]) {
+        let next = self.place.block.multiply(self.place.spec.q.elem == ElemType::BF16, a, b, sums);
+        sums.copy_from_slice(&next);
+    }
+
+    /// The shares of the keys, what earlier results are multiplied by in each of the two rows, and the new state.
+    fn shares(&self, scores: &[V<'k>], state: &[V<'k>]) -> (Vec<V<'k>>, [V<'k>; 2], Vec<V<'k>>) {
+        let (mut shares, mut state) = (scores.to_vec(), state.to_vec());
+        let (maxima, sums) = state.split_at_mut(2);
+        let scales = std::array::from_fn(|r| {
+            let places: Vec<usize> = (0..scores.len()).filter(|i| i % 4 / 2 == r).collect();
+            let mut row: Vec<V> = places.iter().map(|i| scores[*i]).collect();
+            let scale = self.place.share(&mut row, QUAD, [&mut maxima[r], &mut sums[r]]);
+            places.iter().zip(row).for_each(|(i, share)| shares[*i] = share);
+            scale
+        });
+        (shares, scales, state)
+    }
+
+    /// Two floats as a pair of the type that is multiplied.
+    fn pair(&self, low: V<'k>, high: V<'k>) -> V<'k> {
+        self.place.block.pair(self.place.spec.q.elem == ElemType::BF16, low, high)
+    }
+
+    /// Adds the values in shared memory by their shares.
+    fn add_values(&self, shares: &[V<'k>], mut results: Vec<V<'k>>) -> Vec<V<'k>> {
+        for step in 0..KEYS / STEP {
+            let s = &shares[8 * step as usize..][..8];
+            let a: Vec<V> = (0..4).map(|i| self.pair(s[2 * i], s[2 * i + 1])).collect();
+            for pair in 0..self.place.spec.value_depth / STEP {
+                let b = self.values.fragment((step * STEP).into(), pair * STEP / CHUNK, true, true);
+                for half in 0..2 {
+                    self.multiply(&a, &b[2 * half..][..2], &mut results[8 * pair as usize + 4 * half..][..4]);
+                }
+            }
+        }
+        results
+    }
+
+    /// Divides by the sums and stores.
+    fn finish(&self, results: &[V<'k>], sums: &[V<'k>]) {
+        let p = &self.place;
+        for (r, share) in p.finish(sums, QUAD).into_iter().enumerate() {
+            p.k.if_((self.row + r as i64 * 8).lt(p.queries), || {
+                for (i, result) in results.iter().enumerate().filter(|(i, _)| i % 4 / 2 == r) {
+                    let (row, column) = self.at(0.into(), i as i64);
+                    p.output.access.store(p.output.at(row, column), *result * share);
+                }
+            });
+        }
+    }
+}

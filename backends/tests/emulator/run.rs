@@ -60,11 +60,11 @@ impl<'m> Shared<'m> {
     }
 
     pub fn allows(&self, start: u64, len: u64) -> bool {
-        let inside = |(name, memory): (&String, &Box<[u128]>)| {
+        let variables = self.variables.borrow();
+        variables.iter().any(|(name, memory)| {
             let at = memory.as_ptr() as u64;
             start >= at && start + len <= at + self.sizes[name] as u64
-        };
-        self.variables.borrow().iter().any(inside)
+        })
     }
 }
 

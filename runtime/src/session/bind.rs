@@ -50,6 +50,7 @@ pub(super) enum Node {
         kernel: u32,
         bufs: u32,
         /// How many of them there are.
+        #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only launches on a GPU count them"))]
         args: u32,
         sizes: u32,
         tasks: i64,

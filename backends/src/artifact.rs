@@ -11,8 +11,8 @@ use crate::{
 use kiln_ir::{Dim, ElemType, Module, SymbolFacts, Type, Value, Verified};
 use kiln_kernels::{KernelSpec, Level as Target, cpu::CpuLevel, cuda::Sm};
 use kiln_runtime::format::{
-    self, Arg, Block, Condition, Count, Entry, Grid, Kernel, Level, MAX_EXTENT, Manifest, Plan, Port, SizeExpr,
-    Summary, Symbol, TargetCode, TargetInfo, UNBOUNDED, Writer,
+    self, Accepts, Arg, Block, Condition, Count, Entry, Grid, Kernel, Level, MAX_EXTENT, Manifest, Plan, Port,
+    SizeExpr, Summary, Symbol, TargetCode, TargetInfo, UNBOUNDED, Writer,
 };
 use std::{
     collections::HashMap,
@@ -101,13 +101,25 @@ fn manifest(m: &Module, levels: &[Target], kernels: Vec<Vec<Kernel>>, producer: 
         name,
         elem: elem(ty.elem),
         dims: ty.dims.iter().map(|d| size_expr(d, &m.symbols)).collect(),
+        accepts: None,
+    };
+    let accepts = |accepts: &kiln_ir::Accepts| match accepts {
+        kiln_ir::Accepts::Finite => Accepts::Finite,
+        kiln_ir::Accepts::Range { min, max, filled } => {
+            Accepts::Range { min: *min, max: size_expr(max, &m.symbols), filled: *filled }
+        }
+        kiln_ir::Accepts::Size => Accepts::Size,
+    };
+    let input = |(n, v): (usize, &Value), e: &kiln_ir::Entry| Port {
+        accepts: e.accepts.get(&n).map(accepts),
+        ..port(m.name_of(*v), m.ty(*v))
     };
     let condition = |c: kiln_ir::Condition| Condition { size: size_expr(&c.size, &m.symbols), asked_by: c.asked_by };
     let entry = |e: &kiln_ir::Entry| {
         let body = &m.regions[e.body];
         Entry {
             name: e.name.clone(),
-            inputs: body.args.iter().map(|v| port(m.name_of(*v), m.ty(*v))).collect(),
+            inputs: body.args.iter().enumerate().map(|arg| input(arg, e)).collect(),
             outputs: body.results.iter().zip(&e.outputs).map(|(v, name)| port(name.clone(), m.ty(*v))).collect(),
             conditions: kiln_ir::conditions(m, e).into_iter().map(condition).collect(),
         }

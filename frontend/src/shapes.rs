@@ -119,6 +119,9 @@ fn substitute(m: &mut Module, with: &dyn Fn(Symbol) -> Option<Dim>) {
     for value in m.values.values_mut() {
         value.ty.dims = all(&value.ty.dims);
     }
+    for accepts in m.entries.iter_mut().flat_map(|e| e.accepts.values_mut()) {
+        *accepts = accepts.substitute(with);
+    }
     for state in m.states.values_mut() {
         state.ty.dims = all(&state.ty.dims);
     }

@@ -4,6 +4,7 @@
 //! are symbolic ([`Dim`]). Every op is declared once, in `ops/`; parser, printer, verifier, interpreter and cost follow
 //! from that declaration. This crate does no IO and knows no file format, no target and no compiler library.
 
+pub mod accepts;
 pub mod attr;
 pub mod circuit;
 pub mod condition;
@@ -19,6 +20,7 @@ pub mod text;
 pub mod types;
 pub mod verify;
 
+pub use accepts::Accepts;
 pub use attr::{Attr, Attrs};
 pub use circuit::Circuit;
 pub use condition::{Condition, conditions};

@@ -1,8 +1,10 @@
 //! Modules: symbols, weights, constants, states and entry points over shared arenas of values, nodes and regions.
 
-use crate::{Circuit, Dim, ElemType, Op, Symbol, SymbolFacts, Type, attr::Attrs, ops::Violation, scalar::Literal};
+use crate::{
+    Accepts, Circuit, Dim, ElemType, Op, Symbol, SymbolFacts, Type, attr::Attrs, ops::Violation, scalar::Literal,
+};
 use cranelift_entity::{PrimaryMap, entity_impl};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident $prefix:literal),* $(,)?) => {
@@ -134,6 +136,8 @@ pub struct Entry {
     /// Its arguments are the inputs, by label; its results the outputs.
     pub body: Region,
     pub outputs: Vec<String>,
+    /// What elements an input may have, by its number, where not any.
+    pub accepts: BTreeMap<usize, Accepts>,
 }
 
 /// A whole program. See the crate's text.
@@ -149,7 +153,7 @@ pub struct Module {
     pub circuits: PrimaryMap<CircuitId, Circuit>,
     pub entries: Vec<Entry>,
     /// Facts about the model that are not computation: `image.mean`, `labels`, ... carried to the artifact.
-    pub metadata: std::collections::BTreeMap<String, String>,
+    pub metadata: BTreeMap<String, String>,
     pub values: PrimaryMap<Value, ValueData>,
     pub nodes: PrimaryMap<Node, NodeData>,
     pub regions: PrimaryMap<Region, RegionData>,
@@ -246,8 +250,17 @@ impl Module {
 
     pub fn add_entry(&mut self, name: impl Into<String>, inputs: impl IntoIterator<Item = (String, Type)>) -> Region {
         let body = self.add_region(inputs.into_iter().map(|(n, t)| (Some(n), t)));
-        self.entries.push(Entry { name: name.into(), body, outputs: vec![] });
+        self.entries.push(Entry { name: name.into(), body, outputs: vec![], accepts: BTreeMap::new() });
         body
+    }
+
+    /// States what elements an input of an entry may have.
+    pub fn accept(&mut self, input: Value, accepts: Accepts) {
+        if let Def::Arg(body, n) = self.values[input].def
+            && let Some(entry) = self.entries.iter_mut().find(|e| e.body == body)
+        {
+            entry.accepts.insert(n as usize, accepts);
+        }
     }
 
     /// States what an entry returns.

@@ -1,7 +1,7 @@
 //! Made-up tensors, the same on every run and machine: for comparisons, tests and fuzzing.
 
 use crate::{
-    ElemType, Entry, Module, Symbol, SymbolFacts, Type,
+    Accepts, ElemType, Entry, Module, Symbol, SymbolFacts, Type,
     eval::{self, EvalError, Limits, Tensor},
     types::Kind,
 };
@@ -56,6 +56,10 @@ pub enum Domain {
     Small,
     /// As `Any`, but integers from 0 to below this.
     Below(u64),
+    /// As `Small`, but integers between the two; the first element is the larger one.
+    Between(i64, i64),
+    /// As `Small`, but each row along the last axis counts from the first to the second and is filled up with -1.
+    Count(i64, i64),
 }
 
 /// A tensor of random elements, rounded to their type.
@@ -64,19 +68,25 @@ pub fn tensor(random: &mut Random, elem: ElemType, shape: &[usize], domain: Doma
     if elem.is_float() {
         let (middle, reach) = match domain {
             Domain::Positive => (1.55, 1.45),
-            Domain::Small => (0.0, 1.0),
+            Domain::Small | Domain::Between(..) | Domain::Count(..) => (0.0, 1.0),
             Domain::Any | Domain::Below(_) => (0.0, 3.0),
         };
         let exact = Tensor::floats(elem, shape, (0..n).map(|_| middle + reach * f64::from(random.float())).collect());
         return Tensor::from_bytes(elem, shape, &exact.to_bytes()).unwrap_or(exact);
     }
     let bits = 8 * elem.bytes() as u32;
-    let mut int = || {
+    let row = shape.last().copied().unwrap_or(1).max(1);
+    let int = |at: usize| {
         let mut below = |n: u64| (random.bits() % n.max(1)) as i64;
         match (domain, elem.kind()) {
             (Domain::Positive, Kind::Bool) => 1,
             (_, Kind::Bool) | (Domain::Small, _) => below(2),
             (Domain::Below(n), _) => below(n),
+            (Domain::Between(_, max), _) if at == 0 => max,
+            (Domain::Between(min, max), _) => min.saturating_add(below(max.abs_diff(min).saturating_add(1))),
+            (Domain::Count(min, max), _) => {
+                Some(min.saturating_add((at % row) as i64)).filter(|v| *v <= max).unwrap_or(-1)
+            }
             (Domain::Positive, _) => 1 + below(4),
             (Domain::Any, Kind::Signed) if bits <= 16 => below(1 << bits) - (1 << (bits - 1)),
             (Domain::Any, Kind::Signed) => below(2000) - 1000,
@@ -84,7 +94,7 @@ pub fn tensor(random: &mut Random, elem: ElemType, shape: &[usize], domain: Doma
             (Domain::Any, _) => below(1000),
         }
     };
-    Tensor::ints(elem, shape, (0..n).map(|_| int()).collect())
+    Tensor::ints(elem, shape, (0..n).map(int).collect())
 }
 
 /// The value nearest to `wanted` that a symbol may take.
@@ -98,20 +108,27 @@ pub fn size(facts: &SymbolFacts, wanted: i64) -> i64 {
 /// where a tensor would have more than `limits.elements` elements.
 pub fn exercise(m: &Module, limits: Limits) -> Vec<Result<(), EvalError>> {
     let value = |s: Symbol| m.symbols.iter().find(|f| f.symbol == s).map(|f| size(f, 1));
-    let small = |name: &str, ty: &Type| {
+    let made = |name: &str, ty: &Type, domain: Domain| {
         let dims = ty.dims.iter().map(|d| d.eval(&value).and_then(|n| usize::try_from(n).ok()));
         let shape: Vec<usize> = dims.collect::<Option<_>>()?;
         let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul((*d).max(1)));
         count.filter(|n| *n <= limits.elements)?;
-        Some(tensor(&mut Random::named(name, 0), ty.elem, &shape, Domain::Small))
+        Some(tensor(&mut Random::named(name, 0), ty.elem, &shape, domain))
+    };
+    let accepted = |accepts: Option<&Accepts>| match accepts {
+        Some(Accepts::Range { min, max, filled }) => {
+            let max = max.eval(&value).unwrap_or(*min);
+            if *filled { Domain::Count(*min, max) } else { Domain::Between(*min, max) }
+        }
+        Some(Accepts::Finite | Accepts::Size) | None => Domain::Small,
     };
     let weights = |p| {
         let param = &m.params[p];
-        small(&param.key, m.ty(param.value)).ok_or_else(|| "too large".to_string())
+        made(&param.key, m.ty(param.value), Domain::Small).ok_or_else(|| "too large".to_string())
     };
     let run = |entry: &Entry| {
-        let args = m.regions[entry.body].args.iter().map(|a| (m.name_of(*a), *a));
-        let inputs = args.map(|(name, a)| small(&name, m.ty(a)).map(|t| (name, t)));
+        let args = m.regions[entry.body].args.iter().enumerate().map(|(n, a)| (n, m.name_of(*a), m.ty(*a)));
+        let inputs = args.map(|(n, name, ty)| made(&name, ty, accepted(entry.accepts.get(&n))).map(|t| (name, t)));
         let inputs: HashMap<String, Tensor> = inputs.collect::<Option<_>>()?;
         Some(eval::run_with(m, &entry.name, &inputs, &weights, &mut HashMap::new(), limits).map(drop))
     };

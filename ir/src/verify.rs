@@ -4,6 +4,7 @@
 //! - names of symbols, entries, states, inputs and outputs are unique, as are the labels of values that are visible
 //!   together, and every symbol in a type is declared;
 //! - sizes are not so long that multiplying them out would take more than a moment;
+//! - what an input accepts fits its type;
 //! - operands are defined before their use, in the same region or one around it; the body of a `fusion` uses nothing
 //!   from outside but constants of rank 0;
 //! - every node fits the signature of its op, and the types of its results are those that the op infers;
@@ -246,6 +247,21 @@ impl<'a> Verifier<'a> {
                 let name = m.name_of(*arg);
                 if !inputs.insert(name.clone()) {
                     self.report(format!("entry {}", at_text(&e.name)), format!("input {name} stands twice"));
+                }
+            }
+            for (n, accepts) in &e.accepts {
+                let place = format!("entry {}", at_text(&e.name));
+                let Some(arg) = m.regions[e.body].args.get(*n) else {
+                    self.report(place, format!("input {n} is declared, but there is none"));
+                    continue;
+                };
+                if let Some(problem) = accepts.misfit(m.ty(*arg)) {
+                    self.report(place.clone(), format!("input {}: {problem}", m.name_of(*arg)));
+                }
+                for s in accepts.symbols() {
+                    if !m.symbols.iter().any(|f| f.symbol == s) {
+                        self.report(place.clone(), format!("`{accepts}` uses {s}, which no `dim` declares"));
+                    }
                 }
             }
             for o in &e.outputs {

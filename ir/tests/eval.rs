@@ -44,6 +44,40 @@ fn symbols_are_bound_by_inputs_and_checked() {
 }
 
 #[test]
+fn elements_that_an_entry_does_not_accept_are_refused() {
+    let text = "module @m stage=imported {
+  dim N = 1..8
+  entry @f(%x: f32[N] finite, %i: i64[2,N] in 0..N - 1 filled, %u: u64[N] in 1..4, %s: i8[N] size) -> (y: f32[N]) {
+    return %x
+  }
+}
+";
+    let m = parse(text).unwrap();
+    assert_eq!(m.to_string(), text);
+    kiln_ir::verify(&m).unwrap();
+    let given = |x: [f64; 2], i: [i64; 4], u: [i64; 2]| {
+        let i = Tensor::ints(ElemType::I64, [2, 2], i.to_vec());
+        let ints = |elem, v: [i64; 2]| Tensor::ints(elem, [2], v.to_vec());
+        let (u, s) = (ints(ElemType::U64, u), ints(ElemType::I8, [-128, 127]));
+        run(&m, &[("x", f32s([2], &x)), ("i", i), ("u", u), ("s", s)]).map_err(|e| e.to_string())
+    };
+    assert!(given([1.0, -1.0], [0, -1, -1, -1], [4, 1]).is_ok());
+    let refused = given([f64::INFINITY, f64::NAN], [-1, 0, -2, 2], [0, -1]).unwrap_err();
+    let expected = [
+        "input x[0] is inf, expected a finite number",
+        "input x[1] is NaN, expected a finite number",
+        "input i[0, 0] is -1, expected -1 only behind all others, found 0 behind it",
+        "input i[1, 0] is -2, expected 0 to 1",
+        "input i[1, 1] is 2, expected 0 to 1",
+        "input u[0] is 0, expected 1 to 4",
+        "input u[1] is 18446744073709551615, expected 1 to 4",
+    ];
+    assert_eq!(refused.lines().collect::<Vec<_>>(), expected);
+    // What is made up is accepted.
+    assert!(kiln_ir::sample::exercise(&m, Limits::default()).iter().all(Result::is_ok));
+}
+
+#[test]
 fn memory_and_time_are_bounded() {
     let m = module(
         "entry @f() -> (y: f32[1000000,1000000]) {

@@ -57,6 +57,10 @@ pub enum Error {
     #[error("{}\n{takes}", .problems.join("\n"))]
     Input { problems: Vec<String>, takes: String },
 
+    /// Elements of inputs are not what the entry accepts.
+    #[error("{}", .problems.join("\n"))]
+    Values { problems: Vec<String> },
+
     #[error("tensor: {0}")]
     Tensor(String),
 

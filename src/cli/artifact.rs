@@ -52,7 +52,7 @@ fn code(error: &Error) -> Code {
         Error::NoEntry { .. } => Code::Entry,
         Error::Input { .. } | Error::Tensor(_) => Code::Inputs,
         Error::Size { .. } | Error::Memory { .. } => Code::Memory,
-        Error::IndexOutOfRange { .. } => Code::Index,
+        Error::IndexOutOfRange { .. } | Error::Values { .. } => Code::Index,
         Error::Threads(_) => Code::Threads,
         Error::Kernel { .. } | Error::Gpu { .. } | Error::LoopLimit { .. } | Error::Panicked => Code::Kernel,
         Error::Codec(CodecError::Rows(_) | CodecError::Value { .. } | CodecError::Impossible { .. }) => Code::Inputs,

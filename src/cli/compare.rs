@@ -194,7 +194,7 @@ fn names<'n>(names: impl Iterator<Item = &'n String>) -> String {
 fn from_model(args: &Args, artifact: &Artifact, given: Option<Named>) -> Result<(String, Named, Named)> {
     let model = args.load.load(&args.reference)?;
     let entry = super::artifact::entry(artifact, args.entry.as_deref())?;
-    let inputs = given.map_or_else(|| interpret::made_up(artifact, entry), Ok)?;
+    let inputs = given.map_or_else(|| interpret::made_up(artifact, entry, &model.module), Ok)?;
     let expected = interpret::run(&model, &entry.name, &inputs)?;
     Ok((entry.name.clone(), inputs, expected))
 }

@@ -108,9 +108,11 @@ codes! {
          by the ending of the name."
     Memory "E0311" 1 "there is no memory"
         "The message says for what and how many bytes. Smaller inputs take less."
-    Index "E0312" 1 "an index is out of range"
-        "An input holds an index, such as a token id, that is beyond the table it is looked up in. The message says where \
-         it stands, what it is, and which indices there are."
+    Index "E0312" 1 "an element of an input is out of range"
+        "An input holds what the entry does not take: a token id or another index beyond the table it is looked up in, a \
+         length beyond the axis it is of, a coordinate that is infinite or NaN, a filler that is not behind all else. The \
+         message says where it stands, what it is, and what is taken; `kiln inspect` shows it behind the type of each input. \
+         Where the number was computed of inputs, the message names the node instead."
     Kernel "E0313" 1 "a kernel failed"
         "Machine code returned an error that it should not return. This is a bug of Kiln: please report it."
     Threads "E0314" 1 "threads cannot be had"

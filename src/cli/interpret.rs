@@ -5,8 +5,8 @@ use super::failure::{Failure, Result};
 use kiln_frontend::Loaded;
 use kiln_ir::eval::{self, Data, EvalError, Tensor};
 use kiln_ir::sample::{self, Domain, Random};
-use kiln_ir::{ElemType, Entry, Module, Type};
-use kiln_runtime::format::Port;
+use kiln_ir::{ElemType, Entry, Module, Type, Value};
+use kiln_runtime::format::{Accepts, Port};
 use kiln_runtime::{Artifact, TensorView, plain};
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -29,6 +29,7 @@ pub(crate) fn run(model: &Loaded, entry: &str, inputs: &Named) -> Result<Named> 
         EvalError::Input { .. } | EvalError::Symbol { .. } => {
             Failure::new(Code::Inputs, &e).help(signature(module, entry))
         }
+        EvalError::Values(_) => Failure::new(Code::Index, &e),
         EvalError::Entry(_) => Failure::new(Code::Entry, &e),
         EvalError::Limit { .. } => Failure::new(Code::Memory, &e),
         EvalError::Weight { .. } | EvalError::State { .. } | EvalError::Node { .. } => Failure::new(Code::Graph, &e),
@@ -54,7 +55,11 @@ pub(crate) fn signature(module: &Module, entry: &str) -> String {
     let Some(entry) = module.entry(entry) else { return String::new() };
     let body = &module.regions[entry.body];
     let port = |(name, ty): (String, &Type)| format!("{name}: {ty}");
-    let inputs: Vec<String> = body.args.iter().map(|v| port((module.name_of(*v), module.ty(*v)))).collect();
+    let input = |(n, v): (usize, &Value)| {
+        let accepts = entry.accepts.get(&n).map(|accepts| format!(" {accepts}")).unwrap_or_default();
+        port((module.name_of(*v), module.ty(*v))) + &accepts
+    };
+    let inputs: Vec<String> = body.args.iter().enumerate().map(input).collect();
     let outputs = entry.outputs.iter().cloned().zip(body.results.iter().map(|v| module.ty(*v)));
     let outputs: Vec<String> = outputs.map(port).collect();
     format!("@{} takes {} and gives {}", entry.name, inputs.join(", "), outputs.join(", "))
@@ -82,14 +87,24 @@ pub(crate) fn read(path: &std::path::Path) -> Result<Named> {
     tensors.into_iter().map(|(name, t)| Ok((name, from_runtime(t.view())?))).collect()
 }
 
-/// Inputs that an artifact's entry takes, the same every time: floats in -1..1, integers 0 or 1 with a 1 first in each
-/// row, so that no mask hides a whole row. Symbolic sizes are small and differ from each other.
-pub(crate) fn made_up(artifact: &Artifact, entry: &kiln_runtime::format::Entry) -> Result<Named> {
+/// Inputs that an artifact's entry takes, the same every time: floats in -1..1, integers of the range that the entry
+/// declares, or else 0 or 1 with a 1 first in each row, so that no mask hides a whole row. Symbolic sizes are those that
+/// the entry of the model fixes, or else small and different from each other.
+pub(crate) fn made_up(artifact: &Artifact, entry: &kiln_runtime::format::Entry, model: &Module) -> Result<Named> {
     let symbol = |(i, s): (usize, &kiln_runtime::format::Symbol)| {
         let step = s.multiple_of.max(1);
         (3 + 4 * i as i64).max(s.min).saturating_add(step - 1).min(s.max) / step * step
     };
-    let sizes: Vec<i64> = artifact.manifest().symbols.iter().enumerate().map(symbol).collect();
+    let mut sizes: Vec<i64> = artifact.manifest().symbols.iter().enumerate().map(symbol).collect();
+    let args = model.entry(&entry.name).map_or(&[][..], |e| &model.regions[e.body].args);
+    for port in &entry.inputs {
+        let Some(arg) = args.iter().find(|a| model.name_of(**a) == port.name) else { continue };
+        for (dim, fixed) in port.dims.iter().zip(&model.ty(*arg).dims) {
+            if let (Some(symbol), Some(fixed)) = (dim.as_symbol(), fixed.as_const()) {
+                sizes[symbol as usize] = fixed;
+            }
+        }
+    }
     let input = |port: &Port| {
         let dims = port.dims.iter().map(|d| d.eval_size(&sizes).map(|n| n as usize));
         let fail = |e: &dyn Display| Failure::new(Code::Inputs, format_args!("input {}: {e}", plain(&port.name)));
@@ -97,7 +112,13 @@ pub(crate) fn made_up(artifact: &Artifact, entry: &kiln_runtime::format::Entry) 
         // Asked for here, as a shape that no memory holds may come of any artifact.
         kiln_runtime::Tensor::zeros(port.elem, &shape)?;
         let elem = ElemType::from_name(port.elem.name()).ok_or_else(|| fail(&"of a type that graphs lack"))?;
-        let mut tensor = sample::tensor(&mut Random::named(&port.name, 0), elem, &shape, Domain::Small);
+        let random = &mut Random::named(&port.name, 0);
+        if let Some(Accepts::Range { min, max, filled }) = &port.accepts {
+            let max = max.eval(&sizes).map_err(|e| fail(&e))?;
+            let domain = if *filled { Domain::Count(*min, max) } else { Domain::Between(*min, max) };
+            return Ok((port.name.clone(), sample::tensor(random, elem, &shape, domain)));
+        }
+        let mut tensor = sample::tensor(random, elem, &shape, Domain::Small);
         if let Data::I(values) = &mut tensor.data {
             values.iter_mut().step_by(shape.last().copied().unwrap_or(1).max(1)).for_each(|v| *v = 1);
         }

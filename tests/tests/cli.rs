@@ -366,6 +366,70 @@ fn compare_makes_up_inputs_that_the_artifact_takes() {
         kiln(["compile", graph, "-o", out.to_str().unwrap()].into_iter().chain(more)).well();
         kiln(["compare", out.to_str().unwrap(), graph]).well();
     }
+    // Sizes that the model fixes are those of the inputs.
+    kiln(["compile", graph, "-o", out.to_str().unwrap()]).well();
+    kiln(["compare", out.to_str().unwrap(), graph, "--shape", "x=11"]).well();
+    kiln(["compare", out.to_str().unwrap(), graph, "--shape", "x=1001"]).exits(2).says(&["1001"]);
+}
+
+/// What elements inputs may have is declared: inputs are made up so, and others are refused alike by all verbs.
+#[test]
+fn inputs_with_elements_that_are_not_accepted_are_refused() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (graph, out, input) = (path("picks.kir"), path("picks.kiln"), path("in.safetensors"));
+    let text = "module @picks stage=imported {
+  dim B = 1..9
+  dim N = 1..9
+  entry @forward(%x: f32[B,N] finite, %at: i64[B,N] in 0..N - 1 filled, %n: i32[B] in 1..N, %w: i8[2] size) -> (y: f32[B,N]) {
+    %0 = max %at, 0 : i64[B,N]
+    %1 = gather %x, %0 axis=1 batch=1 : f32[B,N]
+    %2 = reshape %n to=[B,1] : i32[B,1]
+    %3 = convert %2 to=f32 : f32[B,1]
+    %4 = mul %1, %3 : f32[B,N]
+    return %4
+  }
+}
+";
+    fs::write(&graph, text).unwrap();
+    assert_eq!(kiln(["opt", &graph, "--passes", "cse"]).well().stdout, text);
+    kiln(["compile", &graph, "-o", &out]).well();
+    kiln(["compare", &out, &graph]).well();
+    let shown = kiln(["inspect", &out]).well().stdout;
+    let ports = "x: f32[B, N] finite, at: i64[B, N] in 0..N - 1, then -1, n: i32[B] in 1..N, \
+                 w: i8[2] of any content, as its size is what counts";
+    assert!(shown.contains(ports), "{shown}");
+    let write = |x: [f32; 2], at: [i64; 2], n: i32| {
+        let parts: [(&str, &str, &[usize], Vec<u8>); 4] = [
+            ("at", "I64", &[1, 2], at.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            ("x", "F32", &[1, 2], x.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            ("n", "I32", &[1], n.to_le_bytes().to_vec()),
+            ("w", "I8", &[2], vec![9, 255]),
+        ];
+        let (mut header, mut bytes) = (serde_json::Map::new(), vec![]);
+        for (name, dtype, shape, data) in parts {
+            let range = [bytes.len(), bytes.len() + data.len()];
+            header.insert(name.into(), serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": range}));
+            bytes.extend(data);
+        }
+        let header = Value::Object(header).to_string();
+        fs::write(&input, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes].concat()).unwrap();
+    };
+    let verbs = [vec!["run", &out], vec!["eval", &graph], vec!["compare", &out, &graph]];
+    let all = || verbs.iter().map(|verb| kiln(verb.iter().copied().chain(["--inputs", &input])));
+    write([1.0, 2.0], [1, -1], 2);
+    all().for_each(|done| drop(done.well()));
+    write([1.0, f32::NAN], [2, -1], 3);
+    let expected = [
+        "E0312",
+        "input x[0, 1] is NaN, expected a finite number",
+        "input at[0, 0] is 2, expected 0 to 1",
+        "input n[0] is 3, expected 1 to 2",
+    ];
+    all().for_each(|done| drop(done.exits(1).says(&expected)));
+    write([f32::INFINITY, 2.0], [-1, 0], 1);
+    let expected = ["x[0, 0] is inf", "at[0, 0] is -1, expected -1 only behind all others, found 0 behind it"];
+    all().for_each(|done| drop(done.exits(1).says(&expected)));
 }
 
 #[test]

@@ -380,21 +380,26 @@ fn bad_input_of_compiled_models() {
     assert!(e.contains("N is 1025, expected at most 1024"), "{e}");
     for n in [0, -1, 6, i64::MAX] {
         let e = message("forward_padded", &[scattered(1, 5), lengths(vec![n])]);
-        assert!(e.contains("lengths: ") && e.contains("index"), "{n}: {e}");
+        assert_eq!(e, format!("input lengths[0] is {n}, expected 1 to 5"));
     }
     let score = |picks: Vec<i64>| {
         let given = ("indices", Tensor::ints(ElemType::I64, [1, picks.len()], picks));
         model.run("score", &[scattered(1, 5), lengths(vec![4]), given], 1).map(|o| floats(&o["log_probability"])[0])
     };
-    assert!(matches!(score(vec![0, 7]), Err(Error::IndexOutOfRange { .. })));
+    assert_eq!(score(vec![0, 7]).unwrap_err().to_string(), "input indices[0, 1] is 7, expected 0 to 5");
+    let misplaced = "input indices[0, 0] is -1, expected -1 only behind all others, found 2 behind it";
+    assert_eq!(score(vec![-1, 2, 1]).unwrap_err().to_string(), misplaced);
+    // As many as the row has candidates, and one more.
+    assert!(score(vec![0, 1, 0, 1, 0, -1]).unwrap().is_finite());
+    assert_eq!(score(vec![0, 1, 0, 1, 0, 1]).unwrap(), f64::NEG_INFINITY);
     assert_eq!(score(vec![-1, -1]).unwrap(), 0.0);
     assert_eq!(score(vec![4, 0]).unwrap(), f64::NEG_INFINITY);
     let (name, Tensor { elem, shape, data: Data::F(mut values) }) = scattered(2, 5) else { panic!("floats") };
     values[3] = f64::NAN;
-    let found = model.run("forward", &[(name, Tensor::floats(elem, shape, values))], 2).unwrap();
-    let p = floats(&found["log_probability"]);
-    assert!(p[0].is_nan() && p[1].is_finite(), "{p:?}");
-    assert!(ints(&found["indices"]).iter().all(|i| (-1..=5).contains(i)));
+    values[12] = f64::NEG_INFINITY;
+    let e = message("forward", &[(name, Tensor::floats(elem, shape, values))]);
+    let both = ["[0, 1, 1] is NaN", "[1, 1, 0] is -inf"];
+    assert_eq!(e, both.map(|at| format!("input points{at}, expected a finite number")).join("\n"));
     let width = ("width", Tensor::ints(ElemType::I8, [20], vec![0; 20]));
     let found = model.run("beam", &[scattered(1, 2), lengths(vec![1]), width], 2).unwrap();
     assert_eq!(floats(&found["log_probability"]).iter().filter(|p| p.is_finite()).count(), 3);

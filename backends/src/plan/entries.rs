@@ -51,6 +51,7 @@ fn has_effect(m: &Module, region: Region) -> bool {
 fn free(m: &Module, entry: &Entry) -> Vec<Symbol> {
     let mut used = BTreeSet::new();
     symbols(m, entry.body, &mut used);
+    used.extend(entry.accepts.values().flat_map(kiln_ir::Accepts::symbols));
     let inputs = || m.regions[entry.body].args.iter().flat_map(|v| &m.ty(*v).dims);
     let is_fixed = |f: &SymbolFacts| f.min == f.max;
     let is_bound = |s: &Symbol| {

@@ -14,7 +14,7 @@ use crate::{
     config::Reader,
     graph::{Built, Graph},
 };
-use kiln_ir::{Dim, ElemType, Op, Symbol, Type, Value};
+use kiln_ir::{Accepts, Dim, ElemType, Op, Symbol, Type, Value};
 use serde_json::{Value as Json, json};
 
 /// Batches beyond this are split by any caller.
@@ -131,6 +131,7 @@ fn encoder(g: &mut Graph<'_>, c: &Config, args: &[Value]) -> Built {
 fn embeddings(g: &mut Graph<'_>, c: &Config, input_ids: Value, token_type_ids: Value) -> Built {
     let mut lookup = |path: &str, rows: i64, indices: Value| {
         g.at(path);
+        g.module.accept(indices, Accepts::Range { min: 0, max: (rows - 1).into(), filled: false });
         let table = g.weight(&format!("{path}.weight"), &[rows, c.width])?;
         g.op(Op::Gather, [table, indices], [("axis", 0.into())])
     };

@@ -247,7 +247,8 @@ fn greedy_until_end(g: &mut Graph<'_>, d: &dyn Decoder, p: &Problem, start: &Lan
 pub(super) fn score(g: &mut Graph<'_>, d: &dyn Decoder, p: &Problem, indices: Value) -> Built {
     let start = begin(g, d, p)?;
     let last_point = p.last(g, false)?;
-    let end = if p.has_end { Some(p.last(g, true)?) } else { None };
+    let last = p.last(g, p.has_end)?;
+    let end = p.has_end.then_some(last);
     let steps = g.positions(g.dims(indices), 1)?;
     let ended = g.filled(ElemType::I1, 0.0, [p.batch.clone()])?;
     let inits = [start.list(p), end.map(|_| ended).into_iter().collect()].concat();
@@ -267,6 +268,11 @@ pub(super) fn score(g: &mut Graph<'_>, d: &dyn Decoder, p: &Problem, indices: Va
         }
         if let [ended] = rest {
             of_pick = g.select(*ended, never, of_pick)?;
+        }
+        // A sequence has no more positions than candidates; where each is picked once only, the mask says so.
+        if !p.once {
+            let beyond = g.compare(slices[1], "gt", last)?;
+            of_pick = g.select(beyond, never, of_pick)?;
         }
         let nothing = g.number(0.0);
         let of_pick = g.select(real, of_pick, nothing)?;

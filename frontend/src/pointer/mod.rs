@@ -18,10 +18,10 @@
 //! | `beam` | `points`, `lengths`, `width: i8[W]` (its size counts) | `indices: i64[B,W,C]`, `length: i64[B,W]`, `log_probability: f32[B,W]` |
 //! | `score` | `points`, `lengths`, `indices: i64[B,T]` | `log_probability: f32[B]` |
 //!
-//! `indices` are filled with -1; `length` counts what is not filler, the end symbol included. Coordinates that are not
-//! numbers give a NaN `log_probability` and indices in range. A length below 1 or above `N`, or an index to score that is
-//! no candidate, is an error at run time. A sequence that is impossible (a point twice, something behind the end) scores
-//! minus infinity.
+//! `indices` are filled with -1; `length` counts what is not filler, the end symbol included. The entries declare what
+//! they accept: coordinates that are finite, lengths from 1 to `N`, and to score candidates with -1 behind them only. A
+//! sequence that is impossible (a point twice, something behind the end, more than `C` of a row's candidates) scores minus
+//! infinity.
 
 mod attention_model;
 mod config;
@@ -38,7 +38,7 @@ use crate::{
 };
 use config::{Common, common};
 use decode::{Decoder, Problem};
-use kiln_ir::{Dim, ElemType, Op, Symbol, Type, Value};
+use kiln_ir::{Accepts, Dim, ElemType, Symbol, Type, Value};
 use std::path::Path;
 
 /// The `model_type` of their configuration.
@@ -118,40 +118,42 @@ fn build(g: &mut Graph<'_>, a: &dyn Architecture, c: &Common) -> Built<()> {
         [("indices", indices), ("length", length), ("log_probability", log_probability)]
     };
 
+    let declare = |g: &mut Graph<'_>, args: &[Value], others: &[Accepts]| {
+        let all = std::iter::once(&Accepts::Finite).chain(others);
+        args.iter().zip(all).for_each(|(arg, accepts)| g.module.accept(*arg, accepts.clone()));
+    };
+    let lengths = Accepts::Range { min: 1, max: points.clone(), filled: false };
+    let last = points.clone() - Dim::from(i64::from(!c.has_end));
+    let positions = Accepts::Range { min: 0, max: last, filled: true };
+
     let args = g.begin("forward", std::slice::from_ref(&coordinates));
+    declare(g, &args, &[]);
     let whole = problem(None);
     let decoder = a.encode(g, args[0], &whole)?;
     let found = decode::greedy(g, decoder.as_ref(), &whole)?;
     g.end(&outputs(found));
 
     let args = g.begin("forward_padded", &[coordinates.clone(), rows.clone()]);
-    let padded = problem(Some(checked_lengths(g, args[1], &points)?));
+    declare(g, &args, std::slice::from_ref(&lengths));
+    let padded = problem(Some(args[1]));
     let decoder = a.encode(g, args[0], &padded)?;
     let found = decode::greedy(g, decoder.as_ref(), &padded)?;
     g.end(&outputs(found));
 
     let beams = ("width", Type::new(ElemType::I8, [width.clone()]));
     let args = g.begin("beam", &[coordinates.clone(), rows.clone(), beams]);
-    let padded = problem(Some(checked_lengths(g, args[1], &points)?));
+    declare(g, &args, &[lengths.clone(), Accepts::Size]);
+    let padded = problem(Some(args[1]));
     let decoder = a.encode(g, args[0], &padded)?;
     let found = decode::beam(g, decoder.as_ref(), &padded, &width)?;
     g.end(&outputs(found));
 
     let sequence = ("indices", Type::new(ElemType::I64, [batch.clone(), steps]));
     let args = g.begin("score", &[coordinates, rows, sequence]);
-    let padded = problem(Some(checked_lengths(g, args[1], &points)?));
+    declare(g, &args, &[lengths, positions]);
+    let padded = problem(Some(args[1]));
     let decoder = a.encode(g, args[0], &padded)?;
     let log_probability = decode::score(g, decoder.as_ref(), &padded, args[2])?;
     g.end(&[("log_probability", log_probability)]);
     Ok(())
-}
-
-/// The lengths, looked up in the table of those that there are, which fails on others.
-fn checked_lengths(g: &mut Graph<'_>, lengths: Value, points: &Dim) -> Built {
-    g.at("lengths");
-    let one = g.integer(1);
-    let table = g.positions([points.clone()], 0)?;
-    let table = g.op(Op::Add, [table, one], [])?;
-    let at = g.op(Op::Sub, [lengths, one], [])?;
-    g.op(Op::Gather, [table, at], [("axis", 0.into())])
 }

@@ -286,19 +286,24 @@ fn lengths_and_indices_that_do_not_exist() {
     let lengths = |n: i64| ("lengths", Tensor::ints(ElemType::I64, [1], vec![n]));
     for n in [0, -1, 6, i64::MAX] {
         let e = run(&loaded, "forward_padded", &[("points", scattered(1, 5)), lengths(n)]).unwrap_err();
-        assert!(e.contains("lengths"), "{n}: {e}");
+        assert_eq!(e, format!("input lengths[0] is {n}, expected 1 to 5"));
     }
     let score = |indices: Vec<i64>| {
         let indices = ("indices", Tensor::ints(ElemType::I64, [1, indices.len()], indices));
         run(&loaded, "score", &[("points", scattered(1, 5)), lengths(4), indices])
             .map(|o| floats(&o["log_probability"])[0])
     };
-    assert!(score(vec![0, 7]).unwrap_err().contains("indices"));
+    assert_eq!(score(vec![0, 7]).unwrap_err(), "input indices[0, 1] is 7, expected 0 to 5");
+    let misplaced = "input indices[0, 0] is -1, expected -1 only behind all others, found 2 behind it";
+    assert_eq!(score(vec![-1, 2, 1]).unwrap_err(), misplaced);
     assert!(score(vec![0, 4]).unwrap().is_finite());
     // A filler, and what stands behind the end or beyond the row's own points.
     assert_eq!(score(vec![-1, -1]).unwrap(), 0.0);
     assert_eq!(score(vec![4, 0]).unwrap(), f64::NEG_INFINITY);
     assert_eq!(score(vec![5]).unwrap(), f64::NEG_INFINITY);
+    // As many as the row has candidates, and one more.
+    assert!(score(vec![0, 1, 0, 1, 0, -1]).unwrap().is_finite());
+    assert_eq!(score(vec![0, 1, 0, 1, 0, 1]).unwrap(), f64::NEG_INFINITY);
 }
 
 #[test]
@@ -335,10 +340,8 @@ fn coordinates_that_are_not_numbers_and_equal_points() {
         let mut values = floats(&scattered(2, 4)).to_vec();
         values[3] = f64::NAN;
         let points = Tensor::floats(ElemType::F32, [2, 4, 2], values);
-        let found = run(&loaded, "forward", &[("points", points)]).unwrap();
-        let p = floats(&found["log_probability"]);
-        assert!(p[0].is_nan() && p[1].is_finite(), "{name}: {p:?}");
-        assert!(ints(&found["indices"]).iter().all(|i| (-1..=4).contains(i)), "{name}");
+        let refused = run(&loaded, "forward", &[("points", points)]).unwrap_err();
+        assert_eq!(refused, "input points[0, 1, 1] is NaN, expected a finite number", "{name}");
         let points = Tensor::floats(ElemType::F32, [1, 4, 2], vec![0.5; 8]);
         let found = run(&loaded, "forward", &[("points", points)]).unwrap();
         assert!(floats(&found["log_probability"])[0].is_finite(), "{name}");

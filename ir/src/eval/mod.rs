@@ -31,6 +31,9 @@ pub enum EvalError {
     /// An input is missing, unknown, or of the wrong type or shape.
     #[error("input {name}: {message}")]
     Input { name: String, message: String },
+    /// Elements of inputs are not what the entry accepts.
+    #[error("{}", .0.join("\n"))]
+    Values(Vec<String>),
     /// A symbol cannot be bound, or its value does not keep to its declaration.
     #[error("dim {symbol}: {message}")]
     Symbol { symbol: String, message: String },
@@ -102,6 +105,7 @@ pub fn run_with(
     }
     let mut run = Run::new(module, weights, states, limits);
     run.bind(entry.body, &names, &given)?;
+    run.accept(entry, &names, &given)?;
     let results = run.region(entry.body, given)?;
     Ok(entry.outputs.iter().cloned().zip(results.into_iter().map(unshared)).collect())
 }

@@ -1,7 +1,7 @@
 //! Symbols get their values from the shapes of inputs and states; every other size follows from them.
 
 use super::{EvalError, control::Run, tensor::Tensor, tensor::count};
-use crate::{Dim, Region, State, Symbol, Type};
+use crate::{Accepts, Dim, Entry, Region, State, Symbol, Type};
 use std::rc::Rc;
 
 impl Run<'_> {
@@ -55,6 +55,22 @@ impl Run<'_> {
             }
         }
         used.into_iter().try_for_each(|state| self.prepare_state(state))
+    }
+
+    /// Refuses inputs whose elements are not those that the entry accepts.
+    pub(super) fn accept(&self, entry: &Entry, names: &[String], given: &[Rc<Tensor>]) -> Result<(), EvalError> {
+        let mut problems = vec![];
+        for (n, accepts) in &entry.accepts {
+            let (Some(name), Some(tensor)) = (names.get(*n), given.get(*n)) else { continue };
+            let max = match accepts {
+                Accepts::Range { max, .. } => {
+                    self.size(max).map_err(|message| EvalError::Input { name: name.clone(), message })?
+                }
+                Accepts::Finite | Accepts::Size => 0,
+            };
+            problems.extend(accepts.problems(name, tensor, max));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(EvalError::Values(problems)) }
     }
 
     fn bind_plain(&mut self, ty: &Type, shape: &[usize]) -> Result<(), String> {

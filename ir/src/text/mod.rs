@@ -21,6 +21,9 @@
 //! }
 //! ```
 //!
+//! Behind the type of an entry's input may stand what elements it may have ([`Accepts`](crate::Accepts)): `finite`,
+//! `in 1..N`, `in 0..N filled` for integers with any number of -1 behind them, or `size` where only the size counts.
+//!
 //! One line a node; `%id = op operands attributes regions : types // source`. A constant of rank 0 stands as a number:
 //! `0.5` is `f32`, `3` is `i64`, `true` is `i1`, anything else has a suffix, `0.5:f16`. A name that is not a plain word stands in quotes,
 //! `%"a/b:0"`, `@"my entry"`. Printing and parsing are inverse.

@@ -1,7 +1,9 @@
 //! Module to text.
 
 use super::lex::{is_plain, is_plain_at, is_plain_word};
-use crate::{Const, Def, ElemType, Label, Module, Node, Region, Value, attr::float_text, ops::Arity, scalar::Literal};
+use crate::{
+    Const, Def, ElemType, Entry, Label, Module, Node, Region, Value, attr::float_text, ops::Arity, scalar::Literal,
+};
 use std::fmt::{self, Write};
 
 /// The text of a value where it is used.
@@ -115,7 +117,7 @@ impl fmt::Display for Module {
         }
         for e in &self.entries {
             let body = &self.regions[e.body];
-            write!(f, "  entry {}({}) -> (", at_text(&e.name), args(self, e.body))?;
+            write!(f, "  entry {}({}) -> (", at_text(&e.name), inputs(self, e))?;
             for (i, (label, v)) in e.outputs.iter().zip(&body.results).enumerate() {
                 let label = if is_plain_word(label) { label.clone() } else { quoted(label) };
                 write!(f, "{}{label}: {}", if i > 0 { ", " } else { "" }, self.ty(*v))?;
@@ -130,6 +132,15 @@ impl fmt::Display for Module {
 
 fn args(m: &Module, region: Region) -> String {
     let list: Vec<String> = m.regions[region].args.iter().map(|a| format!("{}: {}", name(m, *a), m.ty(*a))).collect();
+    list.join(", ")
+}
+
+fn inputs(m: &Module, e: &Entry) -> String {
+    let arg = |(n, a): (usize, &Value)| {
+        let accepts = e.accepts.get(&n).map(|accepts| format!(" {accepts}")).unwrap_or_default();
+        format!("{}: {}{accepts}", name(m, *a), m.ty(*a))
+    };
+    let list: Vec<String> = m.regions[e.body].args.iter().enumerate().map(arg).collect();
     list.join(", ")
 }
 

@@ -165,7 +165,8 @@ fn facts(artifact: &Artifact, best: Option<usize>) -> Value {
     let names = manifest.symbol_names();
     let port = |p: &Port| {
         let dims: Vec<String> = p.dims.iter().map(|d| d.display(&names)).collect();
-        json!({"name": p.name, "elem": p.elem.name(), "dims": dims})
+        let accepts = p.accepts.as_ref().map(|a| a.display(&names));
+        json!({"name": p.name, "elem": p.elem.name(), "dims": dims, "accepts": accepts})
     };
     let entries = manifest.entries.iter().zip(artifact.plans(best.unwrap_or(0))).map(|(e, plan)| {
         json!({"name": e.name, "inputs": e.inputs.iter().map(port).collect::<Vec<_>>(),

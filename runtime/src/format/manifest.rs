@@ -76,6 +76,19 @@ pub struct Port {
     pub name: String,
     pub elem: ElemType,
     pub dims: Vec<SizeExpr>,
+    /// What elements are taken, for an input that does not take any.
+    pub accepts: Option<Accepts>,
+}
+
+/// The elements that an input may have. A run with others is refused before it begins.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Accepts {
+    /// Floats that are neither infinite nor NaN.
+    Finite,
+    /// Integers from `min` to `max`. If `filled`, any number of -1 may stand behind them along the last axis.
+    Range { min: i64, max: SizeExpr, filled: bool },
+    /// Any: only the size of the input counts.
+    Size,
 }
 
 /// A buffer that keeps its content from one run of a session to the next. It starts as zeros.
@@ -188,10 +201,25 @@ impl Manifest {
         self.entries.iter().position(|e| e.name == name)
     }
 
-    /// A port as people write it: `input_ids: i64[batch, seq]`.
+    /// A port as people write it: `input_ids: i64[batch, seq] in 0..30521`.
     pub fn describe(&self, port: &Port) -> String {
         let names = self.symbol_names();
         let dims: Vec<String> = port.dims.iter().map(|d| d.display(&names)).collect();
-        format!("{}: {}[{}]", port.name, port.elem, dims.join(", "))
+        let accepts = port.accepts.as_ref().map(|a| format!(" {}", a.display(&names))).unwrap_or_default();
+        format!("{}: {}[{}]{accepts}", port.name, port.elem, dims.join(", "))
+    }
+}
+
+impl Accepts {
+    /// In words that stand behind the type.
+    pub fn display(&self, symbols: &[&str]) -> String {
+        match self {
+            Accepts::Finite => "finite".to_owned(),
+            Accepts::Range { min, max, filled } => {
+                let filler = if *filled { ", then -1" } else { "" };
+                format!("in {min}..{}{filler}", max.display(symbols))
+            }
+            Accepts::Size => "of any content, as its size is what counts".to_owned(),
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! The writer checks the same, so that a compiler's mistake shows where it was made.
 
 use super::expr::MAX_OPS;
-use super::{Arg, Count, Entry, MAX_KEY_LEN, Manifest, Plan, Port, SizeExpr, Step};
+use super::{Accepts, Arg, Count, Entry, MAX_KEY_LEN, Manifest, Plan, Port, SizeExpr, Step};
 use crate::error::{Error, Result};
 
 /// How deep `if`, `while` and `for` may stand in each other.
@@ -68,6 +68,9 @@ fn check_entry(manifest: &Manifest, entry: &Entry) -> Result<(), String> {
         }
         for dim in &port.dims {
             check_expr(manifest, entry, dim).map_err(at)?;
+        }
+        if let Some(Accepts::Range { max, .. }) = &port.accepts {
+            check_expr(manifest, entry, max).map_err(at)?;
         }
     }
     entry

@@ -1,5 +1,6 @@
 //! Binding: from the shapes of the inputs to addresses and numbers, once for as long as the shapes stay.
 
+use super::accepts::{self, Check};
 #[cfg(feature = "cuda")]
 use super::run::failure;
 use crate::error::{Error, Result};
@@ -28,6 +29,8 @@ pub(super) struct Memory<'a> {
 pub(super) struct Binding {
     input_shapes: Vec<Vec<usize>>,
     pub(super) output_shapes: Vec<Vec<usize>>,
+    /// By input.
+    accepts: Vec<Option<Check>>,
     pub(super) blocks: Vec<Vec<Node>>,
     pub(super) bufs: Vec<*mut u8>,
     pub(super) sizes: Vec<i64>,
@@ -273,6 +276,11 @@ impl Binding {
             ports.iter().map(|p| p.dims.iter().map(|d| size(&p.name, d, &symbols)).collect()).collect()
         };
         let (input_shapes, output_shapes) = (shapes(&entry.inputs)?, shapes(&entry.outputs)?);
+        let accepts = entry.inputs.iter().map(|port| {
+            let check = port.accepts.as_ref().map(|a| Check::new(a, &symbols)).transpose();
+            check.map(Option::flatten).map_err(|source| Error::Size { what: port.name.clone(), source })
+        });
+        let accepts = accepts.collect::<Result<_>>()?;
         let bytes = |ports: &[Port], shapes: &[Vec<usize>]| -> Result<Vec<usize>> {
             let len = |(port, shape): (&Port, &Vec<usize>)| {
                 let fail = || Error::Memory { what: "a tensor", bytes: u64::MAX };
@@ -287,6 +295,7 @@ impl Binding {
             binding: Binding {
                 input_shapes,
                 output_shapes,
+                accepts,
                 blocks: Vec::with_capacity(plan.blocks.len()),
                 bufs: Vec::new(),
                 sizes: Vec::new(),
@@ -313,6 +322,18 @@ impl Binding {
             })
     }
 
+    /// Refuses inputs whose elements are not those that the entry accepts. [`Binding::fits`] has accepted the shapes.
+    pub(super) fn check_values(&self, entry: &Entry, inputs: &[(&str, TensorView)]) -> Result<()> {
+        let mut problems = vec![];
+        for (port, check) in entry.inputs.iter().zip(&self.accepts) {
+            let given = inputs.iter().find(|(name, _)| *name == port.name);
+            if let (Some(check), Some((name, tensor))) = (check, given) {
+                check.problems(name, *tensor, &mut problems);
+            }
+        }
+        accepts::refused(problems)
+    }
+
     /// Points the steps at the inputs, which [`Binding::fits`] has accepted.
     pub(super) fn set_inputs(&mut self, entry: &Entry, inputs: &[(&str, TensorView)]) {
         for patch in &self.inputs {
@@ -328,13 +349,8 @@ impl Binding {
         self.inputs.iter().find_map(|patch| {
             let (port, shape) = (&entry.inputs[patch.port as usize], &self.input_shapes[patch.port as usize]);
             let start = self.bufs[patch.slot as usize].addr().wrapping_sub(patch.offset);
-            let mut at = address.checked_sub(start)? / port.elem.size();
-            let mut index = vec![0; shape.len()];
-            for (i, extent) in index.iter_mut().zip(shape).rev() {
-                (*i, at) = (at % (*extent).max(1), at / (*extent).max(1));
-            }
-            // Beyond the end something is left.
-            (at == 0 && !shape.contains(&0)).then(|| (port.name.clone(), index))
+            let at = address.checked_sub(start)? / port.elem.size();
+            (at < shape.iter().product()).then(|| (port.name.clone(), coordinates(shape, at)))
         })
     }
 
@@ -376,6 +392,15 @@ impl Binding {
 
 fn size(what: &str, expr: &SizeExpr, symbols: &[i64]) -> Result<usize> {
     expr.eval_size(symbols).map(|v| v as usize).map_err(|source| Error::Size { what: what.to_owned(), source })
+}
+
+/// The coordinates of an element of a tensor.
+pub(super) fn coordinates(shape: &[usize], mut at: usize) -> Vec<usize> {
+    let mut index = vec![0; shape.len()];
+    for (i, extent) in index.iter_mut().zip(shape).rev() {
+        (*i, at) = (at % (*extent).max(1), at / (*extent).max(1));
+    }
+    index
 }
 
 struct Builder<'a> {

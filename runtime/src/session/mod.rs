@@ -1,5 +1,6 @@
 //! A session: what one caller needs to run the entries of an artifact.
 
+mod accepts;
 mod bind;
 #[cfg(feature = "cuda")]
 mod gpu;
@@ -212,6 +213,12 @@ impl Session {
         Ok(())
     }
 
+    /// Refuses inputs, bound already, whose elements are not those that the entry accepts.
+    fn check_values(&self, entry: usize, inputs: &[(&str, TensorView)]) -> Result<()> {
+        let ports = &self.artifact.manifest().entries[entry];
+        self.bindings[entry].as_ref().map_or(Ok(()), |binding| binding.check_values(ports, inputs))
+    }
+
     fn grow(&mut self, arena: usize, stride: usize) -> Result<()> {
         if arena > self.arena.len() {
             self.arena = Pages::empty();
@@ -271,6 +278,7 @@ impl EntryHandle<'_> {
     /// Runs it on inputs by name. An error lists all that is wrong with them and what the entry takes.
     pub fn run(&mut self, inputs: &[(&str, TensorView)]) -> Result<Outputs> {
         let shapes = self.output_shapes(inputs)?;
+        self.session.check_values(self.index, inputs)?;
         let ports = self.signature().outputs.iter().zip(&shapes);
         let tensors = ports.map(|(port, shape)| Ok((port.name.clone(), Tensor::zeros(port.elem, shape)?)));
         let mut tensors: Vec<(String, Tensor)> = tensors.collect::<Result<_>>()?;
@@ -294,6 +302,7 @@ impl EntryHandle<'_> {
     /// run before, it allocates nothing. After an error the content of `outputs` is not a result.
     pub fn run_into(&mut self, inputs: &[(&str, TensorView)], outputs: &mut [(&str, TensorMut)]) -> Result<()> {
         self.session.bind(self.index, inputs)?;
+        self.session.check_values(self.index, inputs)?;
         let manifest = self.session.artifact.manifest();
         let entry = &manifest.entries[self.index];
         if let Some(binding) = &mut self.session.bindings[self.index] {

@@ -26,7 +26,7 @@ pub fn fixed(v: i64) -> SizeExpr {
 }
 
 pub fn port(name: &str, elem: ElemType, dims: &[SizeExpr]) -> Port {
-    Port { name: name.into(), elem, dims: dims.to_vec() }
+    Port { name: name.into(), elem, dims: dims.to_vec(), accepts: None }
 }
 
 pub fn input(index: u32) -> Arg {

@@ -7,8 +7,9 @@ use crate::{
 use std::collections::HashMap;
 
 impl Parser<'_> {
-    /// `(%a: type, ...)`: makes a region with these arguments, defined in the innermost scope.
-    pub(super) fn region_args(&mut self) -> Result<Region> {
+    /// `(%a: type, ...)`: makes a region with these arguments, defined in the innermost scope. `behind` reads what follows
+    /// the type of an argument.
+    pub(super) fn region_args(&mut self, mut behind: impl FnMut(&mut Self, usize) -> Result<()>) -> Result<Region> {
         let region = self.m.regions.push(Default::default());
         self.expect("(")?;
         while !self.eat(")") {
@@ -21,6 +22,7 @@ impl Parser<'_> {
             let ty = self.ty()?;
             let value = self.define(name, ty, Def::Arg(region, n as u32))?;
             self.m.regions[region].args.push(value);
+            behind(self, n)?;
         }
         Ok(region)
     }
@@ -113,7 +115,7 @@ impl Parser<'_> {
                     return Err((key_at, format!("`{word}` has the regions {}", def.regions.join(", "))));
                 }
                 self.scopes.push(HashMap::new());
-                let inner = self.region_args()?;
+                let inner = self.region_args(|_, _| Ok(()))?;
                 self.region_nodes(inner, "yield")?;
                 self.scopes.pop();
                 regions.push(inner);

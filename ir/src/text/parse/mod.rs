@@ -14,7 +14,10 @@ use crate::{
     module::LIFETIMES,
 };
 use cursor::literal;
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
 
 /// What is wrong with a text, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -251,7 +254,11 @@ impl Parser<'_> {
             return Err((start, format!("entry @{name} stands twice")));
         }
         self.scopes.push(HashMap::new());
-        let body = self.region_args()?;
+        let mut accepts = BTreeMap::new();
+        let body = self.region_args(|p, n| {
+            accepts.extend(p.accepts()?.map(|a| (n, a)));
+            Ok(())
+        })?;
         self.expect("->")?;
         self.expect("(")?;
         let mut outputs = vec![];
@@ -274,7 +281,7 @@ impl Parser<'_> {
             let found: Vec<String> = found.iter().map(Type::to_string).collect();
             return Err((start, format!("@{name} returns ({}), which is not what its head says", found.join(", "))));
         }
-        self.m.entries.push(Entry { name, body, outputs });
+        self.m.entries.push(Entry { name, body, outputs, accepts });
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Sizes and types.
 
 use super::{MAX_DEPTH, MAX_RANK, MAX_WEIGHT, Parser, Result};
-use crate::{Dim, Symbol, Type, text::lex::Token};
+use crate::{Accepts, Dim, Symbol, Type, text::lex::Token};
 
 impl Parser<'_> {
     pub(super) fn dim(&mut self) -> Result<Dim> {
@@ -92,5 +92,27 @@ impl Parser<'_> {
             return Err((start, format!("rank {} is above the largest, {MAX_RANK}", dims.len())));
         }
         Ok(Type { elem, dims })
+    }
+
+    /// `finite`, `in 1..N`, `in 0..N filled` or `size`, if one of them stands here.
+    pub(super) fn accepts(&mut self) -> Result<Option<Accepts>> {
+        for (word, accepts) in [("finite", Accepts::Finite), ("size", Accepts::Size)] {
+            if self.is_word(word) {
+                self.next();
+                return Ok(Some(accepts));
+            }
+        }
+        if !self.is_word("in") {
+            return Ok(None);
+        }
+        self.next();
+        let min = self.int()?;
+        self.expect("..")?;
+        let max = self.dim()?;
+        let filled = self.is_word("filled");
+        if filled {
+            self.next();
+        }
+        Ok(Some(Accepts::Range { min, max, filled }))
     }
 }

@@ -123,6 +123,11 @@ codes! {
     Stream "E0316" 1 "a stream of coded rows does not decode"
         "It is cut or damaged, no such stream, or was coded with another circuit: the artifact must be made of the same \
          model file as the one that encoded it."
+    Loop "E0317" 1 "a loop reached its bound"
+        "A loop whose end depends on the data has a declared maximum, so that it ends on any input. Its condition still held \
+         when it had run that often. The message says where it is and how often it may run. The inputs may be such that \
+         the computation does not converge; otherwise the maximum that the model declares is too small: for a .kir graph it \
+         is the attribute `max` of the `while`."
     Tolerance "E0401" 3 "outputs differ by more than the tolerance"
         "An output passes if its relative L2 distance to the reference is at most `--rtol`. Where no element of the \
          reference is larger than `--atol` a relative distance says nothing: there the largest absolute difference must be at \

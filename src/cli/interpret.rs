@@ -26,10 +26,11 @@ pub(crate) fn run(model: &Loaded, entry: &str, inputs: &Named) -> Result<Named> 
     };
     let inputs: HashMap<String, Tensor> = inputs.iter().cloned().collect();
     eval::run(module, entry, &inputs, &weights).map_err(|e| match e {
-        EvalError::Input { .. } | EvalError::Symbol { .. } => {
+        EvalError::Input { .. } | EvalError::Symbol { .. } | EvalError::Sizes { .. } => {
             Failure::new(Code::Inputs, &e).help(signature(module, entry))
         }
-        EvalError::Values(_) => Failure::new(Code::Index, &e),
+        EvalError::Values(_) | EvalError::Range { .. } => Failure::new(Code::Index, &e),
+        EvalError::Loop { .. } => Failure::new(Code::Loop, &e),
         EvalError::Entry(_) => Failure::new(Code::Entry, &e),
         EvalError::Limit { .. } => Failure::new(Code::Memory, &e),
         EvalError::Weight { .. } | EvalError::State { .. } | EvalError::Node { .. } => Failure::new(Code::Graph, &e),

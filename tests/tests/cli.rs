@@ -433,6 +433,35 @@ fn inputs_with_elements_that_are_not_accepted_are_refused() {
 }
 
 #[test]
+fn a_loop_at_its_bound_says_so() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (graph, out, input) = (path("loop.kir"), path("loop.kiln"), path("in.safetensors"));
+    let text = "module @loop stage=imported {
+  dim B = 1..9
+  entry @forward(%x: f32[B]) -> (y: f32[B]) {
+    %0 = while %x max=4 condition(%1: f32[B]) {
+      %2 = compare %1, 8.0 dir=lt : i1[B]
+      yield %2
+    } body(%3: f32[B]) {
+      %4 = add %3, 1.0 : f32[B]
+      yield %4
+    } : f32[B]
+    return %0
+  }
+}
+";
+    fs::write(&graph, text).unwrap();
+    kiln(["compile", &graph, "-o", &out]).well();
+    let verbs = [vec!["run", &out], vec!["eval", &graph], vec!["compare", &out, &graph]];
+    let all = || verbs.iter().map(|verb| kiln(verb.iter().copied().chain(["--inputs", &input])));
+    tensors(Path::new(&input), "x", &[2], &[4.0, 9.0]);
+    all().for_each(|done| drop(done.well()));
+    tensors(Path::new(&input), "x", &[2], &[4.0, 3.5]);
+    all().for_each(|done| drop(done.exits(1).says(&["E0317", "4"])));
+}
+
+#[test]
 fn an_index_out_of_range_names_its_place_value_and_range() {
     let folder = folder();
     let graph = folder.path().join("lookup.kir");
@@ -465,6 +494,8 @@ fn an_index_out_of_range_names_its_place_value_and_range() {
     let header = r#"{"ids":{"dtype":"I64","shape":[2,3],"data_offsets":[0,48]}}"#;
     fs::write(&input, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes].concat()).unwrap();
     run("direct").says(&["gather: input ids[1, 1] is 3, expected an index from 0 to 2"]);
+    let args = ["eval", graph.to_str().unwrap(), "--entry", "direct", "--inputs", input.to_str().unwrap()];
+    kiln(args).exits(1).says(&["E0312", "index 3 is outside of an axis of size 3, in input ids[1, 1]"]);
 }
 
 /// What the verifier cannot know of sizes, a call is asked: nothing is read beyond a tensor.
@@ -506,6 +537,9 @@ fn sizes_that_a_graph_cannot_take_are_refused_before_it_runs() {
     run("forward", 13).well();
     run("largest", 8).exits(1).says(&["E0309", "topk", "C2: k is 9, the axis has size B: B - 9 is -1"]);
     run("largest", 9).well();
+    let eval = ["eval", graph.to_str().unwrap(), "--entry", "largest", "--inputs", input.to_str().unwrap()];
+    tensors(&input, "x", &[8], &[1.0; 8]);
+    kiln(eval).exits(1).says(&["E0309", "topk"]);
     run("best", 0).exits(1).says(&["E0309", "argmax", "C2: axis 0 of f32[B]: B - 1 is -1"]);
     run("best", 1).well();
 }

@@ -6,7 +6,8 @@ use super::{
     tensor::{Data, Tensor, count},
 };
 use crate::{
-    Def, ElemType, Module, Node, Region, Symbol, Type, Value,
+    Def, ElemType, Module, Node, Op, Region, Symbol, Type, Value,
+    accepts::coordinates,
     ops::{Meaning, Primitive, Scan, Seq, Violation, norm_axis},
     scalar::Builder,
 };
@@ -59,6 +60,34 @@ impl<'a> Run<'a> {
     pub(super) fn at(&self, node: Node, message: String) -> EvalError {
         let data = &self.module.nodes[node];
         EvalError::Node { place: self.module.place(node), origin: data.source.clone(), message }
+    }
+
+    /// Sizes of the inputs that do not suit a node.
+    fn sizes(&self, node: Node, message: String) -> EvalError {
+        let data = &self.module.nodes[node];
+        EvalError::Sizes { place: self.module.place(node), origin: data.source.clone(), message }
+    }
+
+    /// An index out of range that came of the inputs.
+    fn range(&self, node: Node, message: String) -> EvalError {
+        let data = &self.module.nodes[node];
+        EvalError::Range { place: self.module.place(node), origin: data.source.clone(), message }
+    }
+
+    /// Where an element of a value comes from, if it is one of an input.
+    fn input_place(&self, mut value: Value, at: usize) -> String {
+        let m = self.module;
+        // Both keep the elements in their order.
+        while let Some(node) = m.producer(value).filter(|n| matches!(m.nodes[*n].op, Op::Convert | Op::Reshape)) {
+            let Some(operand) = m.nodes[node].inputs().next() else { break };
+            value = operand;
+        }
+        match (m.values[value].def, self.shape(m.ty(value))) {
+            (Def::Arg(region, _), Ok(shape)) if m.entries.iter().any(|e| e.body == region) => {
+                format!(", in input {}{:?}", m.name_of(value), coordinates(&shape, at))
+            }
+            _ => String::new(),
+        }
     }
 
     fn too_many_steps(&self, node: Node) -> EvalError {
@@ -242,6 +271,8 @@ impl<'a> Run<'a> {
         };
         region_on(&m, body, operands.iter().flatten().cloned().collect(), limits).map_err(|inner| match inner {
             EvalError::Limit { message, .. } => EvalError::Limit { place: self.module.place(node), message },
+            EvalError::Range { message, .. } => self.range(node, message),
+            EvalError::Sizes { message, .. } => self.sizes(node, message),
             inner => self.at(node, inner.to_string()),
         })
     }
@@ -270,7 +301,7 @@ impl<'a> Run<'a> {
                 let start = size("start")?.unwrap_or(0);
                 let end = size("end")?.unwrap_or(given[0].shape[axis] as i64);
                 let sliced = movement::slice(&given[0], axis, start, end, attrs.int("step").unwrap_or(1));
-                one(sliced.map_err(|e| self.at(node, e))?)
+                one(sliced.map_err(|e| self.sizes(node, e))?)
             }
             Primitive::Pad => {
                 let value = attrs.float("value").unwrap_or(0.0);
@@ -283,7 +314,11 @@ impl<'a> Run<'a> {
             Primitive::Gather => {
                 let batch = usize::try_from(attrs.int("batch").unwrap_or(0)).unwrap_or(0);
                 let gathered = movement::gather(&given[0], &given[1], (batch, axis(given[0].shape.len())), &shapes[0]);
-                one(gathered.map_err(|e| self.at(node, e))?)
+                let indices = data.inputs().nth(1);
+                one(gathered.map_err(|(at, e)| {
+                    let place = indices.map(|v| self.input_place(v, at)).unwrap_or_default();
+                    self.range(node, e + &place)
+                })?)
             }
             Primitive::Iota => {
                 let elem = attrs.elem("elem").unwrap_or(ElemType::I64);
@@ -296,12 +331,12 @@ impl<'a> Run<'a> {
             }
             Primitive::Argmax => {
                 let result = compute::argmax(&given[0], axis(given[0].shape.len()), &shapes[0]);
-                one(result.map_err(|e| self.at(node, e))?)
+                one(result.map_err(|e| self.sizes(node, e))?)
             }
             Primitive::Topk => {
                 let axis = axis(given[0].shape.len());
                 let k = shapes[0][axis];
-                let result = compute::topk(&given[0], axis, k, &shapes[0]).map_err(|e| self.at(node, e))?;
+                let result = compute::topk(&given[0], axis, k, &shapes[0]).map_err(|e| self.sizes(node, e))?;
                 Ok(result.into_iter().map(Rc::new).collect())
             }
             Primitive::Matmul => one(compute::matmul(&given[0], &given[1], &shapes[0])),
@@ -341,7 +376,7 @@ impl<'a> Run<'a> {
                         return Ok(carried);
                     }
                     if done >= max {
-                        return Err(self.at(node, format!("the condition still holds after {max} steps")));
+                        return Err(EvalError::Loop { place: m.place(node), origin: data.source.clone(), max });
                     }
                     done += 1;
                     self.tick(node)?;

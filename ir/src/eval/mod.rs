@@ -34,6 +34,15 @@ pub enum EvalError {
     /// Elements of inputs are not what the entry accepts.
     #[error("{}", .0.join("\n"))]
     Values(Vec<String>),
+    /// The sizes of the inputs do not suit a node: more is taken than there is.
+    #[error("{place}: {message}{}", origin.as_ref().map(|s| format!(" (from {s})")).unwrap_or_default())]
+    Sizes { place: String, origin: Option<String>, message: String },
+    /// An index that came of the inputs is out of range at a node.
+    #[error("{place}: {message}{}", origin.as_ref().map(|s| format!(" (from {s})")).unwrap_or_default())]
+    Range { place: String, origin: Option<String>, message: String },
+    /// A loop would run more often than its bound.
+    #[error("{place}: the condition still holds after {max} steps{}", origin.as_ref().map(|s| format!(" (from {s})")).unwrap_or_default())]
+    Loop { place: String, origin: Option<String>, max: i64 },
     /// A symbol cannot be bound, or its value does not keep to its declaration.
     #[error("dim {symbol}: {message}")]
     Symbol { symbol: String, message: String },

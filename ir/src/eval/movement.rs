@@ -151,23 +151,23 @@ pub(super) fn concat(parts: &[&Tensor], axis: usize, shape: &[usize]) -> Tensor 
     out
 }
 
-/// Picks along `axis`; the first `batch` axes of both tensors are one.
+/// Picks along `axis`; the first `batch` axes of both tensors are one. The error has the place of the index at fault.
 pub(super) fn gather(
     x: &Tensor,
     indices: &Tensor,
     (batch, axis): (usize, usize),
     shape: &[usize],
-) -> Result<Tensor, String> {
+) -> Result<Tensor, (usize, String)> {
     let size = x.shape[axis];
-    let Data::I(indices_data) = &indices.data else { return Err("the indices are not integers".into()) };
+    let Data::I(indices_data) = &indices.data else { return Err((0, "the indices are not integers".into())) };
     let mut rows = Vec::with_capacity(indices_data.len());
-    for i in indices_data {
+    for (at, i) in indices_data.iter().enumerate() {
         // A u64 above i64::MAX is held as a negative number; it is outside as well.
         match usize::try_from(*i).ok().filter(|i| *i < size) {
             Some(i) => rows.push(i),
             None => {
                 let shown = if indices.elem == ElemType::U64 { (*i as u64).to_string() } else { i.to_string() };
-                return Err(format!("index {shown} is outside of an axis of size {size}"));
+                return Err((at, format!("index {shown} is outside of an axis of size {size}")));
             }
         }
     }

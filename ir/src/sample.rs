@@ -152,7 +152,18 @@ mod tests {
     #[test]
     fn tensors_hold_values_of_their_type_and_domain() {
         for elem in ElemType::ALL.iter().copied() {
-            for domain in [Domain::Any, Domain::Positive, Domain::Small, Domain::Below(3)] {
+            let domains = [
+                Domain::Any,
+                Domain::Positive,
+                Domain::Small,
+                Domain::Below(3),
+                Domain::Between(2, 5),
+                Domain::Count(0, 4),
+            ];
+            for domain in domains {
+                if matches!(domain, Domain::Count(..)) && elem.kind() == Kind::Unsigned {
+                    continue; // There is no -1.
+                }
                 let t = tensor(&mut Random(5), elem, &[7, 11], domain);
                 assert_eq!(t.check(), Ok(()), "{elem} {domain:?}");
                 let values = (0..77).filter_map(|i| t.data.get(i)).map(|v| v.as_f64());
@@ -160,7 +171,9 @@ mod tests {
                 let allowed = match domain {
                     _ if elem == ElemType::I1 => (0.0, 1.0),
                     Domain::Positive => (0.09, 5.0),
-                    Domain::Small => (-1.0, 1.0),
+                    Domain::Between(..) if !elem.is_float() => (2.0, 5.0),
+                    Domain::Count(..) if !elem.is_float() => (-1.0, 4.0),
+                    Domain::Small | Domain::Between(..) | Domain::Count(..) => (-1.0, 1.0),
                     Domain::Below(_) if !elem.is_float() => (0.0, 2.0),
                     Domain::Any | Domain::Below(_) => (-32768.0, 65535.0),
                 };

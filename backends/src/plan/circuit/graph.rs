@@ -129,6 +129,11 @@ impl Graph {
     }
 
     fn sum_of(&mut self, children: &[u32], weights: &[f64], put: Inputs) -> u32 {
+        if put == Inputs::Tables
+            && let Some((children, weights)) = merged(children, weights)
+        {
+            return self.sum(&children, &weights);
+        }
         let positive = |i: &usize| weights[*i] > f64::NEG_INFINITY;
         let kept: Vec<usize> = (0..weights.len()).filter(positive).collect();
         if put != Inputs::Positive || kept.is_empty() {
@@ -225,6 +230,23 @@ impl Graph {
             Node::Product { .. } | Node::Sum { .. } => None,
         }
     }
+}
+
+/// Terms of a sum with one for each child, if there are several.
+fn merged(children: &[u32], weights: &[f64]) -> Option<(Vec<u32>, Vec<f64>)> {
+    let mut place: HashMap<u32, usize> = HashMap::with_capacity(children.len());
+    let (mut kept, mut sums): (Vec<u32>, Vec<f64>) = (vec![], vec![]);
+    for (child, weight) in children.iter().zip(weights) {
+        let at = *place.entry(*child).or_insert(kept.len());
+        if at == kept.len() {
+            kept.push(*child);
+            sums.push(*weight);
+        } else {
+            let (high, low) = if sums[at] > *weight { (sums[at], *weight) } else { (*weight, sums[at]) };
+            sums[at] = if low == f64::NEG_INFINITY { high } else { high + (low - high).exp().ln_1p() };
+        }
+    }
+    (kept.len() < children.len()).then_some((kept, sums))
 }
 
 /// The smallest variable below each node.

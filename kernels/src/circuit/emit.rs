@@ -61,10 +61,10 @@ pub(super) fn evidence<'k>(spec: &Spec, kernel: &Kernel<'k>, cpu: &'static Cpu, 
         let count = (rows - first).min(shape.block);
         let up = |size: i64| {
             let walk = Walk::new(spec, kernel, cpu, size, shape.space);
-            let missing = walk.read(first, count);
-            walk.store_rows(walk.at(places.missing), missing.int_to(Elem::I32, false));
-            let wanted = if incomplete { missing.any() } else { k.int(Ty::I1, 1) };
+            let wanted = if incomplete { walk.any_missing(first, count) } else { k.int(Ty::I1, 1) };
             k.if_(wanted, || {
+                let missing = walk.read(first, count);
+                walk.store_rows(walk.at(places.missing), missing.int_to(Elem::I32, false));
                 walk.up();
                 finish(&walk, &places);
             });

@@ -104,7 +104,7 @@ impl<'k> Walk<'_, 'k> {
     }
 
     /// Calls `body` with the number, as a constant where it is small.
-    fn unrolled(&self, fan: Ix<'k>, least: i64, body: &dyn Fn(Ix<'k>)) {
+    pub(super) fn unrolled(&self, fan: Ix<'k>, least: i64, body: &dyn Fn(Ix<'k>)) {
         if least > UNROLLED {
             return body(fan);
         }
@@ -126,7 +126,7 @@ impl<'k> Walk<'_, 'k> {
     }
 
     /// A loop whose turns are written out where their number is known and small.
-    fn fold(
+    pub(super) fn fold(
         &self,
         from: i64,
         to: Ix<'k>,

@@ -10,7 +10,7 @@ use crate::{
     build::{Cmp, Elem, Ix, K, MAX_PARTS, Ptr, Ty, V},
     cpu::Cpu,
     scalar::{functions, register},
-    view::View,
+    view::{View, transpose},
 };
 use kiln_ir::types::Kind;
 
@@ -34,6 +34,8 @@ pub(super) struct Walk<'s, 'k> {
     log_numbers: bool,
     places: Scratch,
     scratch: Ptr<'k>,
+    /// By variable and row: codes as i32.
+    pub codes: Ptr<'k>,
     x: View<'k>,
     mask: Option<View<'k>>,
     pub runs: Ptr<'k>,
@@ -67,6 +69,7 @@ impl<'s, 'k> Walk<'s, 'k> {
             log_numbers: shape.space == Space::Log,
             places: scratch(shape),
             scratch: kernel.scratch,
+            codes: kernel.scratch.bytes(scratch(shape).codes),
             x: View::new(kernel, 0, &spec.x, cpu),
             mask: spec.mask.as_ref().map(|mask| View::new(kernel, 1, mask, cpu)),
             runs: table(0),
@@ -177,7 +180,7 @@ impl<'s, 'k> Walk<'s, 'k> {
     }
 
     pub(super) fn code_at(&self, var: Ix<'k>) -> Ptr<'k> {
-        self.at(self.places.codes).offset(Elem::I32, var * self.rows)
+        self.codes.offset(Elem::I32, var * self.rows)
     }
 
     pub(super) fn cell_at(&self, var: Ix<'k>) -> Ptr<'k> {
@@ -193,8 +196,7 @@ impl<'s, 'k> Walk<'s, 'k> {
             self.mask.iter().flat_map(|mask| rows.iter().map(|row| mask.at(&[*row]))).collect();
         let none = k.int(self.ty(Elem::I1), 0);
         let variables = self.spec.shape.variables;
-        k.for_carry(0, variables, 1, &[none], |var, any| {
-            let x = self.column(&self.x, &starts, var);
+        let cell = |var: Ix<'k>, x: V<'k>, any: V<'k>| {
             let mut missing = if self.x.elem.is_float() { x.is_nan() } else { none };
             if let Some(mask) = &self.mask {
                 missing = missing | self.column(mask, &mask_starts, var).cmp(Cmp::Eq, k.int(self.ty(Elem::I1), 0));
@@ -204,7 +206,45 @@ impl<'s, 'k> Walk<'s, 'k> {
                 let value = x.float_to(self.elem);
                 self.store_rows(self.cell_at(var), missing.select(value.like(f64::NAN), value));
             }
-            vec![any[0] | missing]
+            any | missing
+        };
+        // Searches are too long to be written out for each of several variables.
+        let lanes = self.lanes as i64;
+        let turns = lanes >= 4 && self.x.strides[1].is(1) && self.spec.shape.breaks == 0;
+        let turned = if turns { variables / lanes * lanes } else { 0 };
+        let any = k.for_carry(0, turned, lanes, &[none], |first, any| {
+            let square = |rows: &[Ptr<'k>]| {
+                let moves = self.x.moves(self.lanes);
+                transpose(rows.iter().map(|row| moves.load(self.x.step(*row, first))).collect())
+            };
+            let squares: Vec<Vec<V<'k>>> = starts.chunks(lanes as usize).map(square).collect();
+            let column = |i: usize| V::join(&squares.iter().map(|square| square[i]).collect::<Vec<_>>());
+            vec![(0..lanes).fold(any[0], |any, i| cell(first + i, column(i as usize), any))]
+        });
+        k.for_carry(turned, variables, 1, &any, |var, any| vec![cell(var, self.column(&self.x, &starts, var), any[0])])
+            [0]
+    }
+
+    /// Whether a cell of `count` rows from `first` on is missing.
+    pub(super) fn any_missing(&self, first: Ix<'k>, count: Ix<'k>) -> V<'k> {
+        let k = self.k;
+        let lanes = if self.x.strides[1].is(1) && self.mask.is_none() { self.row_lanes() } else { 1 };
+        let none = |lanes: u32| k.int(Ty::new(Elem::I1, lanes), 0);
+        let whole = self.spec.shape.variables / lanes as i64 * lanes as i64;
+        let missing = |row: Ix<'k>, var: Ix<'k>, lanes: u32| {
+            let x = self.x.moves(lanes).load(self.x.at(&[row, var]));
+            let missing = if self.x.elem.is_float() { x.is_nan() } else { none(lanes) };
+            match &self.mask {
+                Some(mask) => missing | mask.moves(lanes).load(mask.at(&[row, var])).cmp(Cmp::Eq, none(lanes)),
+                None => missing,
+            }
+        };
+        k.for_carry(0, count, 1, &[none(1)], |row, any| {
+            let row = first + row;
+            let many = |var: Ix<'k>, any: &[V<'k>]| vec![any[0] | missing(row, var, lanes)];
+            let vectors = k.for_carry(0, whole, lanes as i64, &[none(lanes)], many)[0].any();
+            let single = |var: Ix<'k>, any: &[V<'k>]| vec![any[0] | missing(row, var, 1)];
+            k.for_carry(whole, self.spec.shape.variables, 1, &[any[0] | vectors], single)
         })[0]
     }
 

@@ -311,6 +311,64 @@ fn narrow_and_wide_gaussians() {
     }
 }
 
+/// A mixture of products of histograms, one a variable: over whole numbers, or over halves too.
+fn histograms(variables: usize, products: usize, halves: bool) -> String {
+    let mut random = Random(products as u64);
+    let mut text = Text { body: String::new(), next: 0 };
+    let mut tops = vec![];
+    for _ in 0..products {
+        let leaves: Vec<String> = (0..variables)
+            .map(|var| {
+                let first = if halves && var == 0 { 0.5 } else { 0.0 };
+                let log = list(&log_weights(&mut random, 3));
+                let leaf = text.node(&format!("histogram var={var} breaks=[{first:?}, 1.0, 3.0, 7.0] log=[{log}]"));
+                format!("n{leaf}")
+            })
+            .collect();
+        tops.push(text.node(&format!("product {}", leaves.join(", "))));
+    }
+    let weights = log_weights(&mut random, products);
+    let terms: Vec<String> = tops.iter().zip(weights).map(|(n, w)| format!("n{n} log={w:?}")).collect();
+    text.node(&format!("sum {}", terms.join(", ")));
+    format!("circuit @c vars=[{}] {{\n{}}}", vec!["real"; variables].join(","), text.body)
+}
+
+#[test]
+fn products_of_histograms() {
+    // Short programs and long ones, more tables than are written out, odd numbers of products.
+    for (variables, products, halves) in [(2, 3, false), (6, 2, false), (5, 301, false), (3, 5, true), (3, 300, true)] {
+        for (elem, tolerance) in [(ElemType::F64, 1e-12), (ElemType::F32, 2e-6)] {
+            let name = elem.name();
+            let circuit = histograms(variables, products, halves);
+            let text = module(&circuit, variables, name, name, "evidence", &format!("{name}[B]"));
+            let built = build(&text, &PlanOptions::default());
+            for count in [1, 7, 64, 131] {
+                let mut random = Random(count as u64);
+                let choice = [-1.0, -0.25, 0.0, 0.5, 0.75, 1.0, 2.999, 3.0, 6.5, 7.0, 1e9, f64::NAN];
+                let inside = |random: &mut Random| choice[3 + random.below(6)];
+                let cell = |i: usize, random: &mut Random| {
+                    if i % 5 == 3 { choice[random.below(choice.len())] } else { inside(random) }
+                };
+                let cells = (0..count * variables).map(|i| cell(i, &mut random)).collect();
+                let x = eval::Tensor::floats(elem, [count, variables], cells);
+                let inputs = HashMap::from([("x".to_string(), x)]);
+                let expected = eval::run(&built.module, "f", &inputs, &eval::no_weights).unwrap();
+                for level in levels() {
+                    let found = built.run("f", level, 2, &inputs).unwrap();
+                    let found = eval::Tensor::from_bytes(elem, [count], &found[0]).unwrap();
+                    let (eval::Data::F(found), eval::Data::F(expected)) = (&found.data, &expected[0].1.data) else {
+                        panic!("likelihoods are floats")
+                    };
+                    for (f, e) in found.iter().zip(expected) {
+                        let close = f == e || (f - e).abs() <= tolerance * e.abs().max(1.0);
+                        assert!(close, "{} {variables} {products} {halves} {count}: {f} {e}", level.name());
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A deterministic circuit: a decision on each variable in turn.
 fn deterministic(variables: usize) -> String {
     let mut random = Random(9);

@@ -61,14 +61,30 @@ pub(super) fn evidence<'k>(spec: &Spec, kernel: &Kernel<'k>, cpu: &'static Cpu, 
         let count = (rows - first).min(shape.block);
         let up = |size: i64| {
             let walk = Walk::new(spec, kernel, cpu, size, shape.space);
-            let wanted = if incomplete { walk.any_missing(first, count) } else { k.int(Ty::I1, 1) };
-            k.if_(wanted, || {
+            let evaluate = || {
                 let missing = walk.read(first, count);
-                walk.store_rows(walk.at(places.missing), missing.int_to(Elem::I32, false));
                 walk.up();
-                finish(&walk, &places);
-            });
-            vec![wanted]
+                let (result, good) = finish(&walk, &places);
+                if incomplete {
+                    walk.store_rows(walk.at(places.missing), missing.int_to(Elem::I32, false));
+                }
+                // Where all rows are there and good, they are stored at once; else one by one, as said in memory.
+                let whole = count.eq(size).v(k) & good.map_or(k.int(Ty::I1, 1), all);
+                if incomplete || !output.strides[0].is(1) && size > 1 {
+                    return vec![k.int(Ty::I1, 1)];
+                }
+                k.if_(whole, || {
+                    for (part, value) in result.split().into_iter().enumerate() {
+                        let row = first + part as i64 * walk.lanes as i64;
+                        output.moves(walk.lanes).store(output.at(&[row]), value.float_to(register(output.elem)));
+                    }
+                });
+                vec![whole ^ k.int(Ty::I1, 1)]
+            };
+            if !incomplete {
+                return evaluate();
+            }
+            k.if_else(walk.any_missing(first, count), evaluate, || vec![k.int(Ty::I1, 0)])
         };
         let wanted = k.if_else(count.eq(1), || up(1), || up(shape.block))[0];
         let row = |i: Ix<'k>| {
@@ -120,8 +136,14 @@ fn flag<'k>(kernel: &Kernel<'k>, place: i64, row: Ix<'k>) -> V<'k> {
     value.cmp(Cmp::Ne, value.like(0.0))
 }
 
-/// The logarithm of the root's value and whether that is good, of each row.
-fn finish(walk: &Walk<'_, '_>, places: &Scratch) {
+/// Whether all are set.
+fn all(flags: V<'_>) -> V<'_> {
+    let set = flags.builder().int(Ty::I1, 1);
+    (flags ^ flags.like(1.0)).any() ^ set
+}
+
+/// The logarithm of the root's value and whether that is good, of each row, which are also stored.
+fn finish<'k>(walk: &Walk<'_, 'k>, places: &Scratch) -> (V<'k>, Option<V<'k>>) {
     let shape = &walk.spec.shape;
     let root = walk.slot(shape.root.into());
     let shift = walk.wide(walk.head(1));
@@ -132,8 +154,9 @@ fn finish(walk: &Walk<'_, '_>, places: &Scratch) {
         walk.load_rows(walk.at(places.scale), walk.elem).fma(ln2, functions::log(root) + shift)
     };
     walk.store_rows(walk.at(places.result), result);
-    if shape.checked {
-        let good = root.cmp(Cmp::Ge, walk.wide(walk.head(0)));
+    let good = shape.checked.then(|| root.cmp(Cmp::Ge, walk.wide(walk.head(0))));
+    if let Some(good) = good {
         walk.store_rows(walk.at(places.good), good.int_to(Elem::I32, false));
     }
+    (result, good)
 }

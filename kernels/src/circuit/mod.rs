@@ -1,4 +1,5 @@
-//! Queries of probabilistic circuits, by walking tables ([`table`]) for a block of rows at a time.
+//! Queries of probabilistic circuits, by walking tables ([`table`]) for a block of rows at a time, or by straight-line code
+//! where a circuit is small.
 //!
 //! Values are plain numbers under constant scales where the plan has found that to do, so a sum is one multiplication
 //! and one fused multiply-add a term; a row that leaves the range is done again in logarithms. Every row is computed in
@@ -19,7 +20,7 @@ use crate::{
     cpu::Cpu,
 };
 use kiln_ir::{Dim, ElemType};
-use table::{RUN_FIELDS, Shape, VARIABLE_FIELDS};
+use table::{Listing, RUN_FIELDS, Shape, VARIABLE_FIELDS};
 
 /// What is asked, with the outputs in order.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -50,6 +51,8 @@ pub struct Spec {
     /// `[rows, variables]` of i1: whether a cell is given. A NaN is missing too.
     pub mask: Option<Access>,
     pub shape: Shape,
+    /// What the tables say, where the code is to be made for it.
+    pub listing: Option<Listing>,
     pub query: Query,
 }
 

@@ -1,7 +1,7 @@
 //! Upwards through all runs.
 
 use super::{
-    table::{RUN_FIELDS, RunKind},
+    table::{RUN_FIELDS, Run, RunKind},
     walk::Walk,
 };
 use crate::{
@@ -62,40 +62,60 @@ impl<'k> Walk<'_, 'k> {
         if !self.log {
             self.store_rows(self.scale(), k.zero(self.ty(self.elem)));
         }
-        k.for_(0, self.spec.shape.runs, 1, |run| {
-            let run = self.fields(run);
-            self.by_kind(run.kind, &|kind| match kind {
-                RunKind::Indicator => self.indicators(&run),
-                RunKind::Lookup => self.lookup(&run),
-                RunKind::Gaussian => self.gaussians(&run),
-                RunKind::Interval => self.intervals(&run),
-                RunKind::Product => self.each(&run, 1, |index, _, fan| self.product(index, fan)),
-                RunKind::Sum => self.each(&run, 1, |index, number, fan| {
-                    let term = |i: Ix<'k>| (self.slot(self.index(index + i)), self.weight(number + i));
-                    self.sum(fan, &term)
-                }),
-                RunKind::Pairs => self.each(&run, 2, |index, number, fan| {
-                    let term = |i: Ix<'k>| {
-                        let [a, b] = [0, 1].map(|side| self.slot(self.index(index + i * 2 + side)));
-                        (self.times(a, b), self.weight(number + i))
-                    };
-                    self.sum(fan, &term)
-                }),
-                RunKind::Dense if self.log => self.dense_log(&run),
-                RunKind::Dense if self.rows == 1 => self.dense_row(&run),
-                RunKind::Dense => self.dense(&run),
-                RunKind::Columns => self.columns(&run),
-                RunKind::Rescale => self.rescale(&run),
-            });
-        });
+        match &self.spec.listing {
+            Some(listing) => listing.runs.iter().for_each(|run| self.run(run.kind, &self.known(run))),
+            None => k.for_(0, self.spec.shape.runs, 1, |run| {
+                let run = self.fields(run);
+                self.by_kind(run.kind, &|kind| self.run(kind, &run));
+            }),
+        }
+    }
+
+    fn known(&self, run: &Run) -> Fields<'k> {
+        let [count, fan, to, index, number] =
+            [run.count, run.fan, run.to, run.index, run.number].map(|field| Ix::Const(i64::from(field)));
+        Fields { kind: self.k.int(Ty::I32, run.kind as i64), count, fan, to, index, number }
+    }
+
+    fn run(&self, kind: RunKind, run: &Fields<'k>) {
+        match kind {
+            RunKind::Indicator => self.indicators(run),
+            RunKind::Lookup => self.lookup(run),
+            RunKind::Gaussian => self.gaussians(run),
+            RunKind::Interval => self.intervals(run),
+            RunKind::Product => self.each(run, 1, |index, _, fan| self.product(index, fan)),
+            RunKind::Sum => self.each(run, 1, |index, number, fan| {
+                let term = |i: Ix<'k>| (self.slot(self.index(index + i)), self.weight(number + i));
+                self.sum(fan, &term)
+            }),
+            RunKind::Pairs => self.each(run, 2, |index, number, fan| {
+                let term = |i: Ix<'k>| {
+                    let [a, b] = [0, 1].map(|side| self.slot(self.index(index + i * 2 + side)));
+                    (self.times(a, b), self.weight(number + i))
+                };
+                self.sum(fan, &term)
+            }),
+            RunKind::Dense if self.log => self.dense_log(run),
+            RunKind::Dense if self.rows == 1 => self.dense_row(run),
+            RunKind::Dense => self.dense(run),
+            RunKind::Columns => self.columns(run),
+            RunKind::Rescale => self.rescale(run),
+        }
+    }
+
+    /// A loop over the nodes of a run, written out where the program is listed.
+    pub(super) fn nodes(&self, run: &Fields<'k>, node: impl Fn(Ix<'k>)) {
+        match run.count.as_const() {
+            Some(count) => (0..count).for_each(|i| node(i.into())),
+            None => self.k.for_(0, run.count, 1, node),
+        }
     }
 
     /// Computes each slot of a run by `node`, which is given where its positions and numbers begin, and how many terms
     /// it has. A term has `width` positions.
     fn each(&self, run: &Fields<'k>, width: i64, node: impl Fn(Ix<'k>, Ix<'k>, Ix<'k>) -> V<'k>) {
-        let k = self.k;
         let all = |fan: Ix<'k>| {
-            k.for_(0, run.count, 1, |i| {
+            self.nodes(run, |i| {
                 let value = node(run.index + i * fan * width, run.number + i * fan, fan);
                 self.set_slot(run.to + i, value);
             });

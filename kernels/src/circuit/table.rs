@@ -6,7 +6,7 @@
 //! | kind | of slot `to + i` | index | number |
 //! |------|------------------|-------|--------|
 //! | `Indicator` | 1 where variable `index[2i]` has the code `index[2i + 1]` | `2 count` | its value `[count]` |
-//! | `Lookup` | entry `i` of the row of a table that the code of variable `fan` selects | - | `[codes + 1, pad(count)]` |
+//! | `Lookup` | product of entry `i` of the rows that the codes of `fan` variables select | `[fan, 2]`: variable, row of its code 0 | `[rows, pad(count)]` |
 //! | `Gaussian` | `exp(log_peak - ((x - mean) inverse_deviation)^2 / 2)` of variable `index[i]` | `count` | `[count, 4]`: mean, inverse_deviation, log_peak, value if missing |
 //! | `Interval` | 1 where the cell of variable `index[i]` is within `low..high` | `count` | `[count, 4]`: low, high, what draws add to low at most, value if missing |
 //! | `Product` | product of `fan` slots | `[count, fan]` | - |
@@ -18,6 +18,7 @@
 //!
 //! Slot 0 holds 1. The code of a discrete cell is its value, or the number of values where it has another; of a real
 //! cell with histograms it is the number of breaks up to it; of a missing cell it is one more than the largest of these.
+//! What is known of the variables is stored field by field.
 
 use kiln_ir::ElemType;
 
@@ -38,7 +39,7 @@ pub enum RunKind {
 }
 
 /// See the text of this module.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Run {
     pub kind: RunKind,
     pub count: u32,
@@ -86,13 +87,20 @@ impl Coding {
     }
 }
 
-/// Entries from one row of a lookup table to the next: whole vectors of every level.
+/// Entries from one row of a lookup table to the next: pairs.
 pub const fn pad(count: u32) -> u32 {
-    count.next_multiple_of(16)
+    count.next_multiple_of(2)
 }
 
 /// The first of the numbers: the smallest value of the root that is exact enough, and what is added to its logarithm.
 pub const HEAD: u32 = 4;
+
+/// The runs and positions of a program so short that the code of its nodes is written out.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Listing {
+    pub runs: Vec<Run>,
+    pub index: Vec<u32>,
+}
 
 /// How values stand in slots.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -110,6 +118,8 @@ pub struct Shape {
     /// The type of slots and numbers.
     pub value: ElemType,
     pub variables: i64,
+    /// The number of values, where all variables have as many.
+    pub values: Option<i64>,
     pub slots: i64,
     /// The slot of the root.
     pub root: i64,

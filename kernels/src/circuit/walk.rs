@@ -1,18 +1,18 @@
 //! The state of a walk through the tables: where things are, and rows of cells as codes.
 
 use super::{
-    Spec,
+    Query, Spec,
     emit::{Scratch, scratch},
-    table::{RunKind, Space, VARIABLE_FIELDS},
+    table::{RunKind, Space},
 };
 use crate::{
     abi::Kernel,
     build::{Cmp, Elem, Ix, K, MAX_PARTS, Ptr, Ty, V},
     cpu::Cpu,
     scalar::{functions, register},
-    view::{View, transpose},
+    view::{Part, View, masks, transpose},
 };
-use kiln_ir::types::Kind;
+use kiln_ir::{ElemType, types::Kind};
 
 /// How a walk holds and joins values.
 pub(super) struct Walk<'s, 'k> {
@@ -125,6 +125,9 @@ impl<'s, 'k> Walk<'s, 'k> {
 
     /// A position from the tables.
     pub(super) fn index(&self, at: Ix<'k>) -> Ix<'k> {
+        if let (Some(listing), Some(at)) = (&self.spec.listing, at.as_const()) {
+            return Ix::Const(i64::from(listing.index[at as usize]));
+        }
         let elem = register(self.spec.shape.index);
         self.index.offset(elem, at).load(Ty::new(elem, 1)).to_index(false)
     }
@@ -171,7 +174,7 @@ impl<'s, 'k> Walk<'s, 'k> {
     }
 
     fn variable(&self, var: Ix<'k>, field: i64) -> Ptr<'k> {
-        self.variables.offset(Elem::I32, var * VARIABLE_FIELDS + field)
+        self.variables.offset(Elem::I32, var + field * self.spec.shape.variables)
     }
 
     /// The code of a missing cell of a variable.
@@ -183,13 +186,31 @@ impl<'s, 'k> Walk<'s, 'k> {
         self.codes.offset(Elem::I32, var * self.rows)
     }
 
+    /// Whether the codes of a row stand side by side, instead of those of a variable.
+    fn by_row(&self) -> bool {
+        let shape = &self.spec.shape;
+        let others = [RunKind::Indicator, RunKind::Gaussian, RunKind::Interval];
+        let lookups = shape.breaks == 0 && !others.iter().any(|kind| shape.has(*kind));
+        lookups && self.x.elem.is_float() && self.x.strides[1].is(1) && self.mask.is_none()
+    }
+
+    /// The code of a cell.
+    pub(super) fn code_of(&self, var: Ix<'k>, row: Ix<'k>) -> Ix<'k> {
+        let at = if self.by_row() { row * self.spec.shape.variables + var } else { var * self.rows + row };
+        self.codes.offset(Elem::I32, at).load(Ty::I32).to_index(false)
+    }
+
     pub(super) fn cell_at(&self, var: Ix<'k>) -> Ptr<'k> {
         self.at(self.places.cells).offset(self.elem, var * self.rows)
     }
 
-    /// Reads the cells of `count` rows from `first` on; rows beyond repeat the last. Returns where a cell is missing.
+    /// Reads the cells of `count` rows from `first` on; rows beyond repeat the last. Returns where a cell is missing,
+    /// if the query asks for that.
     pub(super) fn read(&self, first: Ix<'k>, count: Ix<'k>) -> V<'k> {
         let k = self.k;
+        if self.by_row() {
+            return self.read_rows(first, count);
+        }
         let rows: Vec<Ix<'k>> = (0..self.rows).map(|i| first + (count - 1).min(i)).collect();
         let starts: Vec<Ptr<'k>> = rows.iter().map(|row| self.x.at(&[*row])).collect();
         let mask_starts: Vec<Ptr<'k>> =
@@ -223,6 +244,78 @@ impl<'s, 'k> Walk<'s, 'k> {
         });
         k.for_carry(turned, variables, 1, &any, |var, any| vec![cell(var, self.column(&self.x, &starts, var), any[0])])
             [0]
+    }
+
+    /// [`Walk::read`] of discrete variables in floats, a vector of a row at a time.
+    fn read_rows(&self, first: Ix<'k>, count: Ix<'k>) -> V<'k> {
+        let (k, shape) = (self.k, &self.spec.shape);
+        let variables = shape.variables;
+        let lanes = self.cpu.vector_bytes / self.x.elem.bytes().max(4) as u32;
+        let none = k.int(self.ty(Elem::I1), 0);
+        // All cells are alike, and nobody asks which are missing.
+        let cells = self.rows * variables;
+        let asked = matches!(self.spec.query, Query::Evidence { incomplete: true, .. });
+        let alike = shape.values.is_some() && self.x.strides[0].is(variables) && cells % lanes as i64 == 0;
+        if !alike || asked {
+            return self.read_each(first, count, lanes);
+        }
+        let flat = || {
+            let from = self.x.at(&[first]);
+            k.for_(0, cells, lanes as i64, |at| {
+                let part = Part::All(lanes);
+                let x = self.x.load(self.x.step(from, at), 1.into(), part);
+                let limit = self.limit(0.into(), part);
+                let code = x.is_nan().select(limit + 1.0, self.value_code(x, limit));
+                self.codes.offset(Elem::I32, at).store(code);
+            });
+            vec![none]
+        };
+        k.if_else(count.eq(self.rows), flat, || vec![self.read_each(first, count, lanes)])[0]
+    }
+
+    /// The numbers of values of variables from `var` on.
+    fn limit(&self, var: Ix<'k>, part: Part<'k>) -> V<'k> {
+        match self.spec.shape.values {
+            Some(values) => self.k.int(Ty::new(Elem::I32, part.lanes()), values),
+            None => ints(self.variable(var, 1), part),
+        }
+    }
+
+    fn read_each(&self, first: Ix<'k>, count: Ix<'k>, lanes: u32) -> V<'k> {
+        let k = self.k;
+        let variables = self.spec.shape.variables;
+        let masked = masks(self.cpu, [self.x.elem, ElemType::I32]);
+        let missing_at = self.at(self.places.missing);
+        k.for_(0, self.rows, 1, |row| {
+            let cells = self.x.at(&[first + row.min(count - 1)]);
+            let part = |var: Ix<'k>, part: Part<'k>| {
+                let x = self.x.load(self.x.step(cells, var), 1.into(), part);
+                let limit = self.limit(var, part);
+                let missing = x.is_nan();
+                let code = missing.select(limit + 1.0, self.value_code(x, limit));
+                let to = self.codes.offset(Elem::I32, row * variables + var);
+                match part {
+                    Part::All(_) => to.store(code),
+                    Part::Masked(_, mask) => to.store_masked(code, mask),
+                }
+                missing
+            };
+            let none = k.int(Ty::new(Elem::I1, lanes), 0);
+            let whole = variables / lanes as i64 * lanes as i64;
+            let many = |var: Ix<'k>, any: &[V<'k>]| vec![any[0] | part(var, Part::All(lanes))];
+            let mut any = k.for_carry(0, whole, lanes as i64, &[none], many)[0];
+            let rest = variables - whole;
+            if masked && rest > 0 {
+                let mask = k.first_lanes(lanes, rest);
+                any = any | part(whole.into(), Part::Masked(lanes, mask)) & mask;
+            }
+            let single = |var: Ix<'k>, any: &[V<'k>]| vec![any[0] | part(var, Part::All(1))];
+            let from = if masked { variables } else { whole };
+            let any = k.for_carry(from, variables, 1, &[any.any()], single)[0];
+            missing_at.offset(Elem::I32, row).store(any.int_to(Elem::I32, false));
+        });
+        let missing = self.load_rows(missing_at, Elem::I32);
+        missing.cmp(Cmp::Ne, missing.like(0.0))
     }
 
     /// Whether a cell of `count` rows from `first` on is missing.
@@ -271,22 +364,8 @@ impl<'s, 'k> Walk<'s, 'k> {
     fn code(&self, x: V<'k>, missing: V<'k>, var: Ix<'k>) -> V<'k> {
         let k = self.k;
         let count = self.variable(var, 1).load(Ty::I32);
-        let limit = self.wide(count);
         let of_missing = self.wide(self.missing_code(var));
-        let values = || {
-            let (inside, value) = if self.x.elem.is_float() {
-                let floor = x.intrinsic("floor");
-                let end = self.wide(count.int_to_float(x.ty.elem, true));
-                let inside = floor.cmp(Cmp::Ge, x.like(0.0)) & floor.cmp(Cmp::Lt, end);
-                (inside, inside.select(floor, x.like(0.0)).float_to_int(Elem::I32))
-            } else {
-                let signed = self.x.elem.kind() == Kind::Signed;
-                let wide = x.int_to(Elem::I64, signed);
-                let end = self.wide(count.int_to(Elem::I64, false));
-                (wide.cmp(Cmp::Ult, end), wide.int_to(Elem::I32, false))
-            };
-            vec![inside.select(value, limit)]
-        };
+        let values = || vec![self.value_code(x, self.wide(count))];
         let breaks = || {
             let start = self.variable(var, 2).load(Ty::I32).to_index(false);
             let x = if self.x.elem.is_float() {
@@ -310,6 +389,19 @@ impl<'s, 'k> Walk<'s, 'k> {
         missing.select(of_missing, code)
     }
 
+    /// Codes of cells that are not missing, of a variable with `limit` values.
+    fn value_code(&self, x: V<'k>, limit: V<'k>) -> V<'k> {
+        let (inside, value) = if self.x.elem.is_float() {
+            let floor = x.intrinsic("floor");
+            let inside = floor.cmp(Cmp::Ge, x.like(0.0)) & floor.cmp(Cmp::Lt, limit.int_to_float(x.ty.elem, true));
+            (inside, inside.select(floor, x.like(0.0)).float_to_int(Elem::I32))
+        } else {
+            let wide = x.int_to(Elem::I64, self.x.elem.kind() == Kind::Signed);
+            (wide.cmp(Cmp::Ult, limit.int_to(Elem::I64, false)), wide.int_to(Elem::I32, false))
+        };
+        inside.select(value, limit)
+    }
+
     /// The type of the numbers.
     pub(super) fn stored(&self) -> Elem {
         register(self.spec.shape.value)
@@ -327,5 +419,14 @@ impl<'s, 'k> Walk<'s, 'k> {
             };
             to.moves(1).store(to.at(&[row, var]), value);
         });
+    }
+}
+
+/// Integers from an address on.
+fn ints<'k>(from: Ptr<'k>, part: Part<'k>) -> V<'k> {
+    let ty = Ty::new(Elem::I32, part.lanes());
+    match part {
+        Part::All(_) => from.load(ty),
+        Part::Masked(_, mask) => from.load_masked(ty, mask),
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Graph {
     pub tables: Vec<Vec<f64>>,
     /// For each variable, the breaks of its histograms, where it is real.
     pub breaks: Vec<Vec<f64>>,
-    /// The number of values where the variable is discrete.
+    /// The number of values where the variable is discrete, or as good as that.
     pub values: Vec<Option<u32>>,
     pub root: u32,
 }
@@ -70,15 +70,16 @@ const MASS: f64 = 1e-14;
 
 impl Graph {
     pub(super) fn of(c: &Circuit, put: Inputs) -> Graph {
-        let mut g = Graph {
-            nodes: vec![],
-            children: vec![],
-            weights: vec![],
-            tables: vec![],
-            breaks: breaks(c),
-            values: c.variables.iter().map(|d| d.values()).collect(),
-            root: 0,
-        };
+        let mut breaks = breaks(c);
+        let mut values: Vec<Option<u32>> = c.variables.iter().map(|d| d.values()).collect();
+        if put == Inputs::Tables {
+            for (values, breaks) in values.iter_mut().zip(&mut breaks) {
+                if let Some(last) = values_of(breaks) {
+                    (*values, *breaks) = (Some(last), vec![]);
+                }
+            }
+        }
+        let mut g = Graph { nodes: vec![], children: vec![], weights: vec![], tables: vec![], breaks, values, root: 0 };
         let mut of: Vec<u32> = Vec::with_capacity(c.len());
         let mut inputs: HashMap<(u32, u32), u32> = HashMap::new();
         let mut known: HashMap<(u32, u32), u32> = HashMap::new();
@@ -267,6 +268,13 @@ fn log_sum(logs: &[f64]) -> f64 {
 /// The log-density of a Gaussian at its mean.
 pub(super) fn peak(std: f64) -> f64 {
     -std.ln() - 0.5 * (2.0 * PI).ln()
+}
+
+/// The number of values that stand for all cells, where bins begin and end at whole numbers from 0 on and are not many.
+fn values_of(breaks: &[f64]) -> Option<u32> {
+    const MOST: f64 = 1024.0;
+    let whole = breaks.iter().all(|b| (0.0..=MOST).contains(b) && b.fract() == 0.0);
+    breaks.last().filter(|_| whole).map(|last| *last as u32)
 }
 
 fn breaks(c: &Circuit) -> Vec<Vec<f64>> {

@@ -91,6 +91,7 @@ fn launch(p: &mut Planner<'_>, program: &Program, cells: &Cells, query: Query, o
         x: cells.x.layout.access(cells.x.elem),
         mask: cells.mask.as_ref().map(|mask| mask.layout.access(mask.elem)),
         shape: program.shape.clone(),
+        listing: program.listing.clone(),
         query,
     };
     let mut inputs = vec![cells.x.clone()];

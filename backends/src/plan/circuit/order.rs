@@ -8,8 +8,10 @@ pub(super) struct Order {
     /// Of each node; children that are not fused have smaller ones.
     pub batch: Vec<u32>,
     pub batches: u32,
-    /// Products that are computed within the one sum that uses them.
+    /// Products that are computed within the one sum that uses them, and tables within the one product.
     pub fused: Vec<bool>,
+    /// Of each product of such tables: a number of its variables.
+    pub joint: Vec<Option<u32>>,
     /// Of each sum that shares its children with others: the first of them.
     pub block: Vec<Option<u32>>,
 }
@@ -21,7 +23,8 @@ impl Order {
     /// With `dense`, sums that share their children are put together.
     pub(super) fn of(g: &Graph, dense: bool) -> Order {
         let block = if dense { blocks(g) } else { vec![None; g.nodes.len()] };
-        let fused = fused(g, &block);
+        let mut fused = fused(g, &block);
+        let joint = if dense { joint(g, &mut fused) } else { vec![None; g.nodes.len()] };
         let groups = groups(g);
         let mut keys = keys(g, &fused, &groups);
         let rises = |keys: &[(u32, u32)]| {
@@ -38,7 +41,7 @@ impl Order {
         all.dedup();
         let number: HashMap<(u32, u32), u32> = all.iter().enumerate().map(|(i, k)| (*k, i as u32)).collect();
         let batch = keys.iter().map(|k| number[k]).collect();
-        Order { batch, batches: all.len() as u32, fused, block }
+        Order { batch, batches: all.len() as u32, fused, joint, block }
     }
 }
 
@@ -78,6 +81,29 @@ fn fused(g: &Graph, block: &[Option<u32>]) -> Vec<bool> {
     }
     let pair = |n: usize| matches!(g.nodes[n], Node::Product { count: 2, .. });
     (0..g.nodes.len()).map(|n| pair(n) && users[n] == 1).collect()
+}
+
+/// Products of tables that nothing else uses, which become fused.
+fn joint(g: &Graph, fused: &mut [bool]) -> Vec<Option<u32>> {
+    let mut users = vec![0u32; g.nodes.len()];
+    users[g.root as usize] = 1;
+    (0..g.nodes.len() as u32).flat_map(|n| g.children(n)).for_each(|c| users[*c as usize] += 1);
+    let table = |c: &u32| matches!(g.nodes[*c as usize], Node::Lookup { .. }) && users[*c as usize] == 1;
+    let mut joint = vec![None; g.nodes.len()];
+    let mut numbers: HashMap<Vec<Option<u32>>, u32> = HashMap::new();
+    for n in 0..g.nodes.len() as u32 {
+        let children = g.children(n);
+        let product = matches!(g.nodes[n as usize], Node::Product { .. }) && !fused[n as usize];
+        if !product || children.is_empty() || !children.iter().all(table) {
+            continue;
+        }
+        let mut variables: Vec<Option<u32>> = children.iter().map(|c| g.variable(*c)).collect();
+        variables.sort_unstable();
+        let next = numbers.len() as u32;
+        joint[n as usize] = Some(*numbers.entry(variables).or_insert(next));
+        children.iter().for_each(|c| fused[*c as usize] = true);
+    }
+    joint
 }
 
 /// Numbers of the nodes' scopes, in an order in which a walk from the root leaves them for the last time.

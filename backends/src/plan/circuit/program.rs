@@ -7,7 +7,7 @@ use super::{
     slots::Slots,
 };
 use kiln_ir::ElemType;
-use kiln_kernels::circuit::table::{Coding, HEAD, Run, RunKind, Shape, Space, pad};
+use kiln_kernels::circuit::table::{Coding, HEAD, Listing, Run, RunKind, Shape, Space, pad};
 use std::f64::consts::LN_2;
 
 /// Tables and their sizes.
@@ -18,6 +18,7 @@ pub(super) struct Program {
     pub number: Vec<f64>,
     pub variables: Vec<u32>,
     pub breaks: Vec<f64>,
+    pub listing: Option<Listing>,
 }
 
 /// Whether a walk goes back down, for which every node keeps a slot of its own.
@@ -33,6 +34,8 @@ pub(super) enum Back {
 const COLUMNS: usize = 4;
 /// With more slots than this, blocks are half as long, so that they stay in the caches.
 const MANY_SLOTS: i64 = 4096;
+/// Programs of so few positions have code of their own.
+const LISTED: usize = 256;
 
 struct Maker<'g> {
     g: &'g Graph,
@@ -68,8 +71,11 @@ impl Program {
                 None => Coding::Breaks { start: breaks.len() as u32, count: of.len() as u32 },
             };
             breaks.extend(of);
-            variables.extend(coding.encode());
+            variables.push(coding.encode());
         }
+        // Field by field.
+        let variables = (0..4).flat_map(|field| variables.iter().map(move |v: &[u32; 4]| v[field])).collect();
+        let listed = !keep && m.index.len() <= LISTED;
         let value = range.map_or(ElemType::F64, |r| r.value);
         let narrow = m.index.iter().all(|i| *i <= u32::from(u16::MAX));
         let mut kinds: Vec<RunKind> = m.runs.iter().map(|r| r.kind).collect();
@@ -77,12 +83,18 @@ impl Program {
         kinds.dedup();
         // The commonest is asked for first.
         kinds.sort_by_key(|k| std::cmp::Reverse(m.runs.iter().filter(|r| r.kind == *k).count()));
-        let bytes = if keep || slots > MANY_SLOTS { 64 } else { 128 };
+        let bytes = match () {
+            () if keep || slots > MANY_SLOTS => 64,
+            () if listed => 256,
+            () => 128,
+        };
         let block = bytes / value.bytes() as i64;
+        let same = g.values.first().copied().flatten().filter(|k| g.values.iter().all(|v| v == &Some(*k)));
         let shape = Shape {
             space: if range.is_some() { Space::Linear } else { Space::Log },
             value,
             variables: g.values.len() as i64,
+            values: same.map(i64::from),
             slots,
             root: i64::from(m.slots[g.root as usize]),
             runs: m.runs.len() as i64,
@@ -95,7 +107,8 @@ impl Program {
             checked: range.is_some_and(|r| r.least.is_some()),
         };
         let runs = m.runs.iter().flat_map(Run::encode).collect();
-        Program { shape, runs, index: m.index, number: m.number, variables, breaks }
+        let listing = listed.then(|| Listing { runs: m.runs, index: m.index.clone() });
+        Program { shape, runs, index: m.index, number: m.number, variables, breaks, listing }
     }
 }
 
@@ -104,10 +117,13 @@ fn class(g: &Graph, order: &Order, n: u32) -> (RunKind, u32, u32) {
     let fan = g.children(n).len() as u32;
     match g.nodes[n as usize] {
         Node::Indicator { .. } => (RunKind::Indicator, 0, 0),
-        Node::Lookup { var, .. } => (RunKind::Lookup, var, 0),
+        Node::Lookup { var, .. } => (RunKind::Lookup, 1, var),
         Node::Gaussian { .. } => (RunKind::Gaussian, 0, 0),
         Node::Interval { .. } => (RunKind::Interval, 0, 0),
-        Node::Product { .. } => (RunKind::Product, fan, 0),
+        Node::Product { .. } => match order.joint[n as usize] {
+            Some(variables) => (RunKind::Lookup, fan, variables),
+            None => (RunKind::Product, fan, 0),
+        },
         Node::Sum { .. } => match order.block.get(n as usize).copied().flatten() {
             Some(first) => (RunKind::Dense, fan, first),
             None if g.children(n).iter().any(|c| order.fused[*c as usize]) => (RunKind::Pairs, fan, 0),
@@ -147,7 +163,7 @@ impl Maker<'_> {
             }
         }
         let mut slots = Slots::new();
-        for (mut batch, ends) in batches.into_iter().zip(ends) {
+        for (mut batch, ends) in batches.into_iter().zip(ends).filter(|(batch, _)| !batch.is_empty()) {
             batch.sort_by_cached_key(|n| (class(g, order, *n), *n));
             let first = slots.take(batch.len() as u32);
             batch.iter().enumerate().for_each(|(i, n)| self.slots[*n as usize] = first + i as u32);
@@ -217,13 +233,17 @@ impl Maker<'_> {
             }
             RunKind::Lookup => {
                 let stride = pad(nodes.len() as u32) as usize;
-                let tables: Vec<&[f64]> = nodes.iter().filter_map(|n| self.table(*n)).collect();
-                let codes = tables[0].len();
-                number = vec![0.0; (codes + 1) * stride];
-                for (i, (n, table)) in nodes.iter().zip(tables).enumerate() {
-                    // A missing cell comes last, with probability 1.
-                    for (code, log) in table.iter().chain([&0.0]).enumerate() {
-                        number[code * stride + i] = self.number(*log, self.exponent(*n));
+                let factors: Vec<Vec<u32>> = nodes.iter().map(|n| self.lookups(*n)).collect();
+                for turn in 0..fan as usize {
+                    let start = number.len();
+                    index.extend([g.variable(factors[0][turn]).unwrap_or(0), (start / stride) as u32]);
+                    for (i, n) in factors.iter().map(|of| of[turn]).enumerate() {
+                        // A missing cell comes last, with probability 1.
+                        let table = self.table(n).iter().chain([&0.0]);
+                        number.resize(start + table.clone().count() * stride, 0.0);
+                        for (code, log) in table.enumerate() {
+                            number[start + code * stride + i] = self.number(*log, self.exponent(n));
+                        }
                     }
                 }
             }
@@ -283,11 +303,21 @@ impl Maker<'_> {
         self.push(kind, nodes.len(), fan, to, &index, &number);
     }
 
-    fn table(&self, n: u32) -> Option<&[f64]> {
+    fn table(&self, n: u32) -> &[f64] {
         match self.g.nodes[n as usize] {
-            Node::Lookup { table, .. } => Some(&self.g.tables[table as usize]),
-            _ => None,
+            Node::Lookup { table, .. } => &self.g.tables[table as usize],
+            _ => &[],
         }
+    }
+
+    /// The tables that a node is the product of, by variable.
+    fn lookups(&self, n: u32) -> Vec<u32> {
+        let mut all = match self.g.children(n) {
+            [] => vec![n],
+            children => children.to_vec(),
+        };
+        all.sort_unstable_by_key(|c| self.g.variable(*c));
+        all
     }
 
     /// Products whose factors stand side by side as they do are columns.

@@ -102,7 +102,14 @@ impl Range {
     pub(super) fn of(g: &Graph, order: &Order, result: ElemType) -> Option<Range> {
         let b = bounds(g);
         let formats = if result == ElemType::F32 { &[F32, F64][..] } else { &[F64][..] };
-        formats.iter().find_map(|f| uniform(g, order, &b, f).or_else(|| shared(g, &b, f)))
+        formats.iter().find_map(|f| {
+            let shared = shared(g, &b, f);
+            // The cheapest first.
+            match shared {
+                Some(Range { least: None, .. }) => shared,
+                _ => uniform(g, order, &b, f).or(shared),
+            }
+        })
     }
 }
 

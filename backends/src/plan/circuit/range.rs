@@ -103,12 +103,9 @@ impl Range {
         let b = bounds(g);
         let formats = if result == ElemType::F32 { &[F32, F64][..] } else { &[F64][..] };
         formats.iter().find_map(|f| {
-            let shared = shared(g, &b, f);
-            // The cheapest first.
-            match shared {
-                Some(Range { least: None, .. }) => shared,
-                _ => uniform(g, order, &b, f).or(shared),
-            }
+            // The cheapest first, and of those the one whose root needs the smallest shift.
+            let safe = |share: f64| shared(g, &b, &Format { share, ..*f }).filter(|r| r.least.is_none());
+            safe(0.0).or_else(|| safe(f.share)).or_else(|| uniform(g, order, &b, f)).or_else(|| shared(g, &b, f))
         })
     }
 }

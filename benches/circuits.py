@@ -123,11 +123,8 @@ def peers(a, bench, pc, circuit, rows):
 def peer_timer(a, call, rows):
     """A function that gives the time of a call with all rows, and whether it is scaled."""
     small = rows[:SLOW_ROWS]
-    begin = time.perf_counter()
     call(small)
-    estimate = (time.perf_counter() - begin) * len(rows) / len(small)
-    if estimate > 2 * a.slow:
-        estimate = best_of(lambda: call(small), 1) * len(rows) / len(small)
+    estimate = best_of(lambda: call(small), 1) * len(rows) / len(small)
     if estimate > a.slow:
         return (lambda: estimate), True
     return timer(lambda: call(rows), a.seconds), False

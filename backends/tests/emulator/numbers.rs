@@ -81,14 +81,12 @@ pub fn convert(value: u64, from: Ty, to: Ty, has: &dyn Fn(&str) -> bool) -> u64 
         (Kind::Float, _) => (round(float(value, from.bits), has) as u64).min(mask(to.bits)),
         (Kind::Signed, Kind::Float) => integer_to_float(i128::from(signed(value, from.bits)), to.bits),
         (_, Kind::Float) => integer_to_float(i128::from(value), to.bits),
-        (Kind::Signed, _) => signed(value, from.bits) as u64 & mask(to.bits.max(from.bits).max(32)) & narrow(to),
-        _ => value & mask(to.bits),
+        // What does not fit is cut off; the register around a narrow result is filled with its sign, or with zeros.
+        (kind, result) => {
+            let value = if kind == Kind::Signed { signed(value, from.bits) as u64 } else { value };
+            if result == Kind::Signed { signed(value, to.bits) as u64 } else { value & mask(to.bits) }
+        }
     }
-}
-
-/// The bits that stay of a signed integer; those above a narrow one are its sign's.
-pub fn narrow(to: Ty) -> u64 {
-    if to.kind == Kind::Signed { u64::MAX } else { mask(to.bits) }
 }
 
 pub fn integer_to_float(value: i128, bits: u32) -> u64 {

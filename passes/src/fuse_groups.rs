@@ -15,7 +15,7 @@
 //!
 //! It must not fire on views, on what is known at weight time, on `attention`, `gather`, `topk`, `concat`, `pad`, `iota`,
 //! where a value is needed outside of the group, where sizes differ (it would be computed several times), or where the
-//! operands would be more than the target has vector registers for.
+//! operands would be more than the target has vector registers for, or the nodes more than a kernel is quickly made of.
 
 use crate::{
     Exactness, analysis, cost, edit,
@@ -35,6 +35,9 @@ pub(crate) static PASS: Pass = Pass {
 
 /// Registers that a kernel keeps for addresses, constants and intermediate values.
 const KEPT_REGISTERS: u32 = 4;
+
+/// The most nodes of a group: generating code takes longer than in proportion to the length of a body.
+const MOST_NODES: usize = 512;
 
 fn run(m: &mut Module, cx: &mut Context<'_>) -> Result<Outcome, PassError> {
     let mut changed = false;
@@ -138,7 +141,8 @@ fn form(m: &Module, cx: &Context<'_>, region: Region, known: &HashSet<Value>) ->
                 && joins(m, &mut groups[*home], *node, used)
         });
         let home = home.filter(|home| {
-            let fits = inputs(m, &groups[*home].nodes).len() <= largest;
+            let nodes = &groups[*home].nodes;
+            let fits = nodes.len() <= MOST_NODES && inputs(m, nodes).len() <= largest;
             if !fits {
                 leave(&mut groups[*home], *node);
             }

@@ -62,6 +62,24 @@ fn an_encoder_layer_is_seven_kernels() {
 }
 
 #[test]
+fn a_chain_of_any_length_becomes_kernels_of_bounded_length() {
+    let mut text =
+        "module @chain stage=imported {\n  dim B = 1..9\n  entry @f(%x: f32[B]) -> (y: f32[B]) {\n".to_string();
+    let value = |n: usize| if n == 0 { "%x".into() } else { format!("%{n}") };
+    for n in 0..1500 {
+        let op = ["exp", "sin", "tanh"][n % 3];
+        text.push_str(&format!("    {} = {op} {} : f32[B]\n", value(n + 1), value(n)));
+    }
+    text.push_str("    return %1500\n  }\n}\n");
+    let mut m = parse(&text).unwrap();
+    run_pipeline(&mut m, &options()).unwrap();
+    let fusions: Vec<_> = m.live_nodes().into_iter().filter(|n| m.nodes[*n].op == Op::Fusion).collect();
+    let lengths: Vec<usize> = fusions.iter().map(|n| m.regions[m.nodes[*n].regions[0]].nodes.len()).collect();
+    assert_eq!((lengths.len(), lengths.iter().sum::<usize>()), (3, 1500), "{lengths:?}");
+    assert!(lengths.iter().all(|n| *n <= 512), "{lengths:?}");
+}
+
+#[test]
 fn every_rewrite_can_be_switched_off_alone() {
     let before = encoder();
     let record = run_pipeline(&mut before.clone(), &options()).unwrap();

@@ -42,13 +42,15 @@ fn run(m: &mut Module, cx: &mut Context<'_>) -> Result<Outcome, PassError> {
         return Ok(Outcome { changed });
     }
     for region in edit::open_regions(m) {
+        // Facts about the module, until a cell changes it.
+        let mut facts = None;
         for node in m.regions[region].nodes.clone() {
             // An earlier cell may have taken it.
-            if !m.regions[region].nodes.contains(&node) {
+            if changed && !m.regions[region].nodes.contains(&node) {
                 continue;
             }
-            let known = analysis::weight_time(m);
-            let parts = Parts { m, region, known: &known, uses: m.use_counts() };
+            let (known, uses) = facts.get_or_insert_with(|| (analysis::weight_time(m), m.use_counts()));
+            let parts = Parts { m, region, known, uses };
             let found = lstm(&parts, node).or_else(|| gru(&parts, node));
             let Some(found) = found else { continue };
             let place = analysis::place(m, node);
@@ -59,8 +61,9 @@ fn run(m: &mut Module, cx: &mut Context<'_>) -> Result<Outcome, PassError> {
             if let Ok(cell) = found
                 && let Some(index) = cx.admit()
             {
-                fuse(m, cx, region, &known, &cell, (place, index))?;
+                fuse(m, cx, region, known, &cell, (place, index))?;
                 changed = true;
+                facts = None;
             }
         }
     }

@@ -9,7 +9,7 @@ pub(super) struct Parts<'a> {
     pub(super) region: Region,
     /// Values of weight time.
     pub(super) known: &'a HashSet<Value>,
-    pub(super) uses: HashMap<Value, usize>,
+    pub(super) uses: &'a HashMap<Value, usize>,
 }
 
 /// A slice of the gates, and what was made of it.

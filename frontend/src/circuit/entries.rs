@@ -2,7 +2,9 @@
 
 use super::facts::Facts;
 use crate::error::{Errors, ImportError};
-use kiln_ir::{Attrs, Circuit, ElemType, Module, Op, Region, Symbol, Type, Value, attr::Attr, ops::Violation};
+use kiln_ir::{
+    Attrs, Circuit, ElemType, Module, Op, Region, Symbol, Type, Value, attr::Attr, ops::Violation, scalar::Literal,
+};
 use std::path::Path;
 
 /// Rows of one call.
@@ -77,6 +79,16 @@ impl Entries {
         self.m.append(body, Op::CircuitQuery, [Some(x), None, seed], attrs, None)
     }
 
+    fn op<const N: usize>(
+        &mut self,
+        body: Region,
+        op: Op,
+        operands: [Value; N],
+        attrs: impl Into<Attrs>,
+    ) -> Result<Value, Violation> {
+        Ok(self.m.append(body, op, operands, attrs, None)?[0])
+    }
+
     fn one(
         &mut self,
         name: &str,
@@ -93,16 +105,27 @@ impl Entries {
         Ok(())
     }
 
-    /// `ln P(query | evidence)`: the difference of two evidences.
+    /// `ln P(query | evidence)`: the difference of two evidences. A cell that both give, but not alike, leaves a joint
+    /// evidence of probability 0.
     fn conditional(&mut self, x: &Type) -> Result<(), Violation> {
         let inputs = ["query", "evidence"].map(|name| (name.to_string(), x.clone()));
         let body = self.m.add_entry("conditional", inputs);
         let [query, evidence] = self.m.regions[body].args[..] else { return Ok(()) };
-        let given = self.m.append(body, Op::Compare, [query, query], [("dir", Attr::Word("eq"))], None)?[0];
-        let both = self.m.append(body, Op::Select, [given, query, evidence], Attrs::default(), None)?[0];
+        let compare = |dir| Attrs::from([("dir", Attr::Word(dir))]);
+        let asked = self.op(body, Op::Compare, [query, query], compare("eq"))?;
+        let known = self.op(body, Op::Compare, [evidence, evidence], compare("eq"))?;
+        let given = self.op(body, Op::And, [asked, known], Attrs::default())?;
+        let differs = self.op(body, Op::Compare, [query, evidence], compare("ne"))?;
+        let apart = self.op(body, Op::And, [given, differs], Attrs::default())?;
+        let any = [("kind", Attr::Word("max")), ("axes", Attr::Ints(vec![1])), ("keep", Attr::Bool(false))];
+        let apart = self.op(body, Op::Reduce, [apart], any)?;
+        let both = self.op(body, Op::Select, [asked, query, evidence], Attrs::default())?;
         let joint = self.query(body, both, None, "evidence")?[0];
         let alone = self.query(body, evidence, None, "evidence")?[0];
-        let result = self.m.append(body, Op::Sub, [joint, alone], Attrs::default(), None)?[0];
+        let never = Literal::of(self.elem, f64::NEG_INFINITY);
+        let never = self.m.add_const(None, Type::scalar(self.elem), vec![never]);
+        let joint = self.op(body, Op::Select, [apart, never, joint], Attrs::default())?;
+        let result = self.op(body, Op::Sub, [joint, alone], Attrs::default())?;
         self.m.set_outputs(body, [("log_probability".to_string(), result)]);
         Ok(())
     }

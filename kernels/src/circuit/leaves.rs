@@ -97,6 +97,9 @@ impl<'k> Walk<'_, 'k> {
                     to(at + i as i64).store(entry);
                 }
             });
+            if lanes == 1 {
+                return;
+            }
             let pairs = run.count.div(2) * 2;
             k.for_(whole, pairs, 2, |at| {
                 for (i, entry) in unzip(products(at, 2)).into_iter().enumerate() {

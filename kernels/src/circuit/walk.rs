@@ -250,7 +250,7 @@ impl<'s, 'k> Walk<'s, 'k> {
     fn read_rows(&self, first: Ix<'k>, count: Ix<'k>) -> V<'k> {
         let (k, shape) = (self.k, &self.spec.shape);
         let variables = shape.variables;
-        let lanes = self.cpu.vector_bytes / self.x.elem.bytes().max(4) as u32;
+        let lanes = self.cpu.lanes(self.x.elem.bytes().max(4) as u32);
         let none = k.int(self.ty(Elem::I1), 0);
         // All cells are alike, and nobody asks which are missing.
         let cells = self.rows * variables;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::analysis;
 use egg::Id;
-use kiln_ir::{Def, Module, Node, Region, Value, attr::Attrs};
+use kiln_ir::{Def, Module, Node, Op, Region, Value, attr::Attrs};
 use std::collections::{HashMap, HashSet};
 
 /// A region's nodes as terms.
@@ -24,8 +24,10 @@ pub(super) struct Import {
     pub(super) made_for: Vec<(Id, Vec<Node>)>,
 }
 
+/// What a circuit says of a query's type stands in the module, which terms do not see.
 fn is_term(m: &Module, node: Node) -> bool {
-    analysis::is_pure(m, node) && m.nodes[node].results.len() == 1
+    let data = &m.nodes[node];
+    analysis::is_pure(m, node) && data.results.len() == 1 && data.op != Op::CircuitQuery
 }
 
 impl Import {

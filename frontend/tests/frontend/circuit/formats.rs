@@ -336,6 +336,16 @@ fn entries_answer_as_the_circuit_does() {
         near(&float(&best[0]), "states", &[2.0, 1.0]);
         let conditional = run("conditional", &[("query", x(vec![nan, 1.0])), ("evidence", x(vec![2.0, nan]))]);
         near(&float(&conditional[0]), "log_probability", &[(2.0f64 / 3.0).ln()]);
+        for (query, evidence, expected) in [
+            ([2.0, nan], [2.0, nan], 0.0),
+            ([1.0, nan], [2.0, nan], f64::NEG_INFINITY),
+            ([2.0, 1.0], [2.0, 0.0], f64::NEG_INFINITY),
+            ([2.0, nan], [9.0, nan], nan),
+        ] {
+            let both = run("conditional", &[("query", x(query.to_vec())), ("evidence", x(evidence.to_vec()))]);
+            let found = float(&both[0]).1[0];
+            assert!(found == expected || found.is_nan() && expected.is_nan(), "{query:?} {evidence:?}: {found}");
+        }
         let mean = run("expectation", &[("x", x(vec![2.0, nan]))]);
         near(&float(&mean[0]), "expectation", &[2.0, 2.0 / 3.0]);
         let seed = Tensor::ints(ElemType::I64, [1], vec![7]);

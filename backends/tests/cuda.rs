@@ -6,6 +6,7 @@
 
 #[path = "conformance/cases.rs"]
 mod cases;
+mod digest;
 mod emulator;
 #[path = "conformance/harness.rs"]
 mod harness;
@@ -242,6 +243,34 @@ fn the_gpu_comes_before_the_processor_and_computes_the_same() {
         assert!(emulator::launches() > before);
     }
     assert!(here.memory_bytes() > 1000 * 3 * 4);
+}
+
+/// What `inspect` says is what a session does.
+#[test]
+fn the_target_for_this_machine_is_the_one_that_a_session_takes() {
+    let drivers = [
+        emulator::driver(),
+        driver_with(|f| f.driver_version = old_version),
+        driver_with(|f| f.device_attribute = capability_8_6),
+    ];
+    let made = || lookup(levels().into_iter().map(Level::Cpu).chain([Sm::Sm80, Sm::Sm90a].map(Level::Cuda)).collect());
+    let all = made();
+    for (driver, expected) in drivers.iter().zip(["cuda:sm_90a", "cuda:sm_80", "cuda:sm_80"]) {
+        let options = SessionOptions { driver: Some(driver.clone()), ..Default::default() };
+        let chosen = all.target_for(&options).unwrap();
+        assert_eq!(all.manifest().targets[chosen].name, expected);
+        assert_eq!(session(&all, driver).unwrap().target(), chosen);
+        let artifact = gpu(Sm::Sm90a);
+        let found = artifact.target_for(&options).map_err(|e| e.to_string());
+        assert_eq!(found, session(&artifact, driver).map(|s| s.target()).map_err(|e| e.to_string()));
+    }
+    // Without a driver the processor is left, or nothing.
+    if Driver::load().is_err() {
+        let all = made();
+        assert_eq!(all.best_target().unwrap(), Session::new(&all, SessionOptions::default()).unwrap().target());
+        let text = gpu(Sm::Sm80).best_target().unwrap_err().to_string();
+        assert!(text.contains("CUDA driver"), "{text}");
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::format::{
     Header, Manifest, Parsed, Plan, SIGNATURE_AT, Section, SectionKind, WEIGHT_ALIGN, parse, section_of,
 };
-use crate::machine;
 use crate::memory::{AlignedBytes, Source};
+use crate::session::SessionOptions;
 use crate::verify::{Span, Verifier, Verify};
 use std::fs::File;
 use std::path::Path;
@@ -101,13 +101,18 @@ impl Artifact {
         self.inner.verifier.wait()
     }
 
-    /// The index of the best target that this machine runs.
+    /// The index of the best target that this machine runs: the one that a session takes that is told nothing else.
     pub fn best_target(&self) -> Result<usize> {
-        let targets = &self.manifest().targets;
-        let fits = |i: &usize| machine::supports(targets[*i].level, &targets[*i].features);
-        let names = || targets.iter().map(|t| t.name.clone()).collect();
-        let best = self.by_preference().into_iter().find(fits);
-        best.ok_or_else(|| Error::NoTarget { has: names(), machine: machine::describe() })
+        self.target_for(&SessionOptions::default())
+    }
+
+    /// The index of the target that a session with these options takes on this machine. Asks the processor, and the GPU
+    /// and its driver where there is code for one; loads none of the code.
+    ///
+    /// # Errors
+    /// [`Error::NoTarget`], with what each target lacks.
+    pub fn target_for(&self, options: &SessionOptions) -> Result<usize> {
+        crate::session::target(self, options)
     }
 
     pub(crate) fn section(&self, kind: SectionKind, index: u32) -> &[u8] {

@@ -40,9 +40,7 @@ impl Program {
         ptx: &[u8],
         weights: &[u8],
     ) -> Result<Program> {
-        let driver = driver.map_or_else(Driver::load, |d| Ok(d.clone()))?;
-        let device = Device::open(driver)?;
-        device.supports(target)?;
+        let device = device_for(driver, target)?;
         let module = Module::load(&device, &target.name, ptx)?;
         let functions =
             target.kernels.iter().map(|k| module.function(&target.name, &k.symbol)).collect::<Result<_>>()?;
@@ -300,6 +298,18 @@ impl Engine {
 /// An address on the device in the form in which bindings hold addresses. The host never goes there.
 fn pointer(memory: &Memory) -> *mut u8 {
     std::ptr::without_provenance_mut(memory.start() as usize)
+}
+
+/// The GPU of the driver, or of the installed one, if the two run the target's code; [`Error::NoGpu`] says why not.
+fn device_for(driver: Option<&Arc<Driver>>, target: &TargetInfo) -> Result<Arc<Device>> {
+    let device = Device::open(driver.map_or_else(Driver::load, |d| Ok(d.clone()))?)?;
+    device.supports(target)?;
+    Ok(device)
+}
+
+/// Whether there is a GPU for the target; [`Error::NoGpu`] says why not.
+pub(crate) fn runs(driver: Option<&Arc<Driver>>, target: &TargetInfo) -> Result<()> {
+    device_for(driver, target).map(drop)
 }
 
 /// The first GPU in words, or why there is none.

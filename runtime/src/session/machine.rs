@@ -4,8 +4,9 @@ use super::SessionOptions;
 use crate::artifact::Artifact;
 use crate::code::{KernelFn, Program};
 #[cfg(feature = "cuda")]
-use crate::cuda::Engine;
+use crate::cuda::{self, Engine};
 use crate::error::{Error, Result};
+use crate::format::TargetInfo;
 use crate::machine;
 use std::sync::Arc;
 
@@ -31,9 +32,26 @@ impl Machine {
     }
 }
 
-/// Loads the code of the target that the options name, or of the best one that there is a machine for. `states` are the
-/// bytes of the states.
+/// Loads the code of the target that the options choose. `states` are the bytes of the states.
 pub(super) fn load(artifact: &Artifact, options: &SessionOptions, states: &[usize]) -> Result<(usize, Machine)> {
+    choose(artifact, options, |i, gpu| {
+        if gpu { on_gpu(artifact, options, i, states) } else { Ok(Machine::Cpu(artifact.program(i, options.loader)?)) }
+    })
+}
+
+/// The index of the target that the options choose on this machine; nothing is loaded but the driver.
+pub(crate) fn target(artifact: &Artifact, options: &SessionOptions) -> Result<usize> {
+    let runs = |i, gpu| if gpu { gpu_runs(&artifact.manifest().targets[i], options) } else { Ok(()) };
+    Ok(choose(artifact, options, runs)?.0)
+}
+
+/// The target that the options name, or the best one that there is a machine for, with what `take` makes of it. `take`
+/// hears whether it is one for GPUs, and says by [`Error::NoGpu`] that there is none for it.
+fn choose<T>(
+    artifact: &Artifact,
+    options: &SessionOptions,
+    take: impl Fn(usize, bool) -> Result<T>,
+) -> Result<(usize, T)> {
     let targets = &artifact.manifest().targets;
     let names = || targets.iter().map(|t| t.name.clone()).collect();
     let candidates = match &options.target {
@@ -42,15 +60,13 @@ pub(super) fn load(artifact: &Artifact, options: &SessionOptions, states: &[usiz
     };
     let mut reasons = vec![];
     for i in candidates {
-        if !targets[i].level.is_gpu() {
-            if machine::supports(targets[i].level, &targets[i].features) {
-                return Ok((i, Machine::Cpu(artifact.program(i, options.loader)?)));
-            }
+        let gpu = targets[i].level.is_gpu();
+        if !gpu && !machine::supports(targets[i].level, &targets[i].features) {
             continue;
         }
-        match on_gpu(artifact, options, i, states) {
-            Ok(machine) => return Ok((i, machine)),
-            Err(Error::NoGpu(reason)) => reasons.push(reason),
+        match take(i, gpu) {
+            Ok(taken) => return Ok((i, taken)),
+            Err(Error::NoGpu(reason)) if gpu => reasons.push(reason),
             Err(e) => return Err(e),
         }
     }
@@ -68,7 +84,22 @@ fn on_gpu(artifact: &Artifact, options: &SessionOptions, target: usize, states: 
     Ok(Machine::Gpu(Box::new(Engine::new(program, artifact.manifest().entries.len(), states)?)))
 }
 
+#[cfg(feature = "cuda")]
+fn gpu_runs(target: &TargetInfo, options: &SessionOptions) -> Result<()> {
+    cuda::runs(options.driver.as_ref(), target)
+}
+
 #[cfg(not(feature = "cuda"))]
 fn on_gpu(_: &Artifact, _: &SessionOptions, _: usize, _: &[usize]) -> Result<Machine> {
-    Err(Error::NoGpu("this runtime was built without support for GPUs".into()))
+    Err(no_support())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_runs(_: &TargetInfo, _: &SessionOptions) -> Result<()> {
+    Err(no_support())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn no_support() -> Error {
+    Error::NoGpu("this runtime was built without support for GPUs".into())
 }

@@ -19,6 +19,7 @@ use crate::profile::Profile;
 use crate::tensor::{Tensor, TensorMut, TensorView, byte_len};
 use bind::{Binding, Memory};
 use machine::Machine;
+pub(crate) use machine::target;
 use std::sync::Arc;
 
 /// How to run.

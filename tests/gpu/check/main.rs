@@ -1,23 +1,49 @@
 //! `gpu_check BUNDLE [--out FOLDER] [--only PART,..] [--no-cases] [--no-benches]`: runs a bundle on this machine's GPU and says what it
-//! found, as a table and, in FOLDER, as `gpu.json` and line by line in `gpu.jsonl`. The exit code is 1 where a case is wrong.
+//! found, as a table and, in FOLDER, as `gpu.json` and line by line in `gpu.jsonl`. The exit code is 1 where a case is wrong, and
+//! 2 where nothing could run; `gpu.json` then has the problem.
 
 mod checks;
 
 use serde_json::{Value, json};
-use std::{fs, io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+struct Args {
+    bundle: PathBuf,
+    out: Option<PathBuf>,
+    only: Vec<String>,
+    cases: bool,
+    benches: bool,
+}
 
 fn main() -> ExitCode {
-    match run() {
+    let args = match args() {
+        Ok(args) => args,
+        Err(problem) => return fail(&problem),
+    };
+    let out = args.out.clone();
+    match run(args) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(problem) => {
-            eprintln!("gpu_check: {problem}");
-            ExitCode::from(2)
+            if let Some(Err(second)) = out.map(|out| write(&out, &json!({"problem": problem, "rows": []}))) {
+                eprintln!("gpu_check: {second}");
+            }
+            fail(&problem)
         }
     }
 }
 
-fn run() -> Result<bool, String> {
+fn fail(problem: &str) -> ExitCode {
+    eprintln!("gpu_check: {problem}");
+    ExitCode::from(2)
+}
+
+fn args() -> Result<Args, String> {
     let (mut bundle, mut out, mut only, mut cases, mut benches) = (None, None, vec![], true, true);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -31,13 +57,24 @@ fn run() -> Result<bool, String> {
         }
     }
     let bundle = bundle.ok_or("expected a folder that gpu_bundle has written")?;
+    Ok(Args { bundle, out, only, cases, benches })
+}
+
+/// Writes the report, in a folder that there may not be yet.
+fn write(folder: &Path, report: &Value) -> Result<(), String> {
+    let path = folder.join("gpu.json");
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, format!("{report:#}\n")));
+    written.map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn run(Args { bundle, out, only, cases, benches }: Args) -> Result<bool, String> {
     let device = kiln_runtime::cuda::describe().map_err(|e| e.to_string())?;
     println!("{device}");
-    let io = |e: std::io::Error| format!("{}: {e}", out.as_deref().unwrap_or(&bundle).display());
     let mut lines = match &out {
         Some(folder) => {
-            fs::create_dir_all(folder).map_err(io)?;
-            Some(fs::File::create(folder.join("gpu.jsonl")).map_err(io)?)
+            let path = folder.join("gpu.jsonl");
+            let file = fs::create_dir_all(folder).and_then(|()| fs::File::create(&path));
+            Some(file.map_err(|e| format!("{}: {e}", path.display()))?)
         }
         None => None,
     };
@@ -54,8 +91,7 @@ fn run() -> Result<bool, String> {
     let rows = checks::run(options)?;
     println!("\n{}", checks::table(&rows));
     if let Some(folder) = &out {
-        let report = json!({"device": device, "rows": rows});
-        fs::write(folder.join("gpu.json"), format!("{report:#}\n")).map_err(io)?;
+        write(folder, &json!({"device": device, "rows": rows}))?;
     }
     Ok(checks::is_good(&rows))
 }

@@ -31,6 +31,10 @@ pub(super) struct Formula {
     children: Vec<u32>,
     /// At least as many as occur.
     pub(super) variables: u32,
+    /// Whether the file says how many there are, so that weights of others are errors.
+    pub(super) declares: bool,
+    /// Nodes of the file that the root does not reach and that are not here.
+    pub(super) unreached: usize,
 }
 
 impl Formula {
@@ -61,6 +65,8 @@ impl Formula {
 #[derive(Default)]
 pub(super) struct Weights {
     of: HashMap<(u32, bool), f64>,
+    /// The largest variable, and an error at its line that lacks what was expected.
+    largest: Option<(u32, ImportError)>,
 }
 
 impl Weights {
@@ -81,7 +87,12 @@ impl Weights {
         }
         f.end()?;
         match self.of.insert(literal, weight.ln()) {
-            None => Ok(()),
+            None => {
+                if self.largest.as_ref().is_none_or(|(var, _)| *var < literal.0) {
+                    self.largest = Some((literal.0, f.error("", (u64::from(literal.0) + 1).to_string())));
+                }
+                Ok(())
+            }
             Some(_) => Err(f.error("one weight a literal", "a second one")),
         }
     }
@@ -106,8 +117,20 @@ impl Weights {
         self.of.is_empty()
     }
 
-    fn largest(&self) -> Option<u32> {
-        self.of.keys().map(|(v, _)| *v).max()
+    /// How many variables a formula has with these weights.
+    fn widened(&self, formula: &Formula) -> Result<u32> {
+        match &self.largest {
+            Some((var, e)) if *var >= formula.variables => {
+                if formula.declares {
+                    return Err(ImportError {
+                        expected: format!("one of {} variables", formula.variables),
+                        ..e.clone()
+                    });
+                }
+                Ok(var.saturating_add(1))
+            }
+            _ => Ok(formula.variables),
+        }
     }
 }
 
@@ -249,7 +272,7 @@ pub(super) fn compile(
     weights: &Weights,
     notes: &mut Vec<String>,
 ) -> Result<Circuit> {
-    formula.variables = formula.variables.max(weights.largest().map_or(0, |v| v.saturating_add(1)));
+    formula.variables = weights.widened(&formula)?;
     let words = formula.variables.div_ceil(64) as usize;
     if (formula.len() + formula.edges()).saturating_mul(words) > MAX_WORK {
         let found = format!("{} over {} variables", formula.len() + formula.edges(), formula.variables);
@@ -341,5 +364,7 @@ pub(super) fn compile(
     if weights.is_empty() {
         notes.push("no weights of literals: models are counted, each with weight 1".into());
     }
-    Ok(nodes::finish(c.b, root, notes))
+    let (circuit, dropped) = c.b.finish(root);
+    nodes::left_out(dropped + formula.unreached, notes);
+    Ok(circuit)
 }

@@ -24,7 +24,7 @@ use crate::{
     error::{Errors, ImportError},
     json,
 };
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use kiln_ir::circuit::{Circuit, Property, Vtree};
 use std::{
     io::Read,
@@ -188,7 +188,7 @@ fn format(head: &[u8]) -> Option<std::result::Result<&'static Format, &'static s
     let mut unpacked = vec![];
     let head = if head.starts_with(&[0x1f, 0x8b]) {
         // A part of a packed file ends in an error, behind what is looked at.
-        let _ = GzDecoder::new(head).take(HEAD).read_to_end(&mut unpacked);
+        let _ = MultiGzDecoder::new(head).take(HEAD).read_to_end(&mut unpacked);
         &unpacked
     } else {
         head

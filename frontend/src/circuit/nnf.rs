@@ -24,6 +24,7 @@ pub(super) fn read(text: &mut Text<'_>, weights: &mut Weights) -> Result<Formula
     head.end()?;
     let mut formula = Formula::default();
     formula.variables = variables;
+    formula.declares = true;
     let mut children = vec![];
     while let Some(mut f) = text.content_after(|f| weights.comment(f))? {
         let id = formula.len() as u32;
@@ -179,5 +180,6 @@ fn d4(text: &mut Text<'_>, weights: &mut Weights) -> Result<Formula> {
         };
         made[n] = formula.push(kind, &children, origin);
     }
+    formula.unreached = state.iter().filter(|s| **s == 0).count();
     Ok(formula)
 }

@@ -87,11 +87,16 @@ impl Fields<'_> {
 /// The circuit with this root; what it does not reach is dropped and noted.
 pub(super) fn finish(b: Builder, root: NodeId, notes: &mut Vec<String>) -> Circuit {
     let (c, dropped) = b.finish(root);
-    if dropped > 0 {
-        let nodes = if dropped == 1 { "1 node".into() } else { format!("{dropped} nodes") };
+    left_out(dropped, notes);
+    c
+}
+
+/// Notes how many nodes the root does not reach, if there are any.
+pub(super) fn left_out(count: usize, notes: &mut Vec<String>) {
+    if count > 0 {
+        let nodes = if count == 1 { "1 node".into() } else { format!("{count} nodes") };
         notes.push(format!("left out: {nodes} that the root does not reach"));
     }
-    c
 }
 
 /// Violations of what the format promises, one error each.

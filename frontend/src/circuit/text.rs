@@ -1,7 +1,7 @@
 //! Text files of circuits, line by line: bounded in all sizes, packed with gzip or not, every error with its line.
 
 use crate::error::{ImportError, shown};
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use std::{
     fs::File,
     io::{BufRead, BufReader, Read},
@@ -31,7 +31,7 @@ impl<'a> Text<'a> {
         }
         let mut file = BufReader::new(File::open(path).map_err(io)?);
         let packed = file.fill_buf().map_err(io)?.starts_with(&[0x1f, 0x8b]);
-        let reader: Box<dyn Read> = if packed { Box::new(GzDecoder::new(file)) } else { Box::new(file) };
+        let reader: Box<dyn Read> = if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
         Ok(Text::new(path, reader))
     }
 

@@ -1,6 +1,7 @@
 //! Circuit files with something wrong: each message names the file, the line or byte, what was expected and found.
 
 use super::{errors, file, formats, shared};
+use std::io::Write;
 
 fn only(name: &str, content: impl AsRef<[u8]>) -> String {
     let (_dir, path) = file(name, content);
@@ -107,6 +108,23 @@ fn pickles_and_other_things_are_refused_with_advice() {
 }
 
 #[test]
+fn packed_texts_are_read_to_their_end() {
+    let pack = |text: &str| {
+        let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+        packed.write_all(text.as_bytes()).unwrap();
+        packed.finish().unwrap()
+    };
+    let whole = [pack("jpc 2\nL 0 0 1\n"), pack("P 1 0 1 0\n")].concat();
+    assert_eq!(errors(&file("x.jpc.gz", &whole).1), [] as [String; 0]);
+    let more = [whole.clone(), pack("L 2 0 1\n")].concat();
+    says("x.jpc.gz", more, "line 5: expected 2 nodes, as the header says, found 3");
+    let behind = only("x.jpc.gz", [&whole[..], b"trailing garbage"].concat());
+    assert_eq!(behind, "x.jpc.gz: line 4: expected a text, packed with gzip or not, found invalid gzip header");
+    let cut = only("x.jpc.gz", &whole[..whole.len() - 1]);
+    assert!(cut.contains("expected a text, packed with gzip or not, found"), "{cut}");
+}
+
+#[test]
 fn sentences_are_no_circuits() {
     for text in ["a word\n", "(see below)\n", "t 1\n", "o x 0\n"] {
         let e = only("notes.txt", text);
@@ -158,6 +176,15 @@ fn formulas() {
         "line 5: expected nodes that are not below themselves, found the node of line 1",
     );
     says("x.nnf", "c p weight 1 -2 0\nnnf 1 0 1\nL 1\n", "line 1: expected a weight of at least 0, found -2");
+    says("x.nnf", "c p weight 5 0.3 0\nnnf 1 0 1\nL 1\n", "line 1: expected one of 1 variables, found 5");
+    says(
+        "x.nnf",
+        "nnf 1 0 2\nc p weight -2 0.3 0\nc p weight -4 0.3 0\nc p weight 3 0.3 0\nL 1\n",
+        "line 3: expected one of 2 variables, found 4",
+    );
+    let (dir, path) = file("x.nnf", "nnf 1 0 1\nL 1\n");
+    std::fs::write(dir.path().join("x.weights"), "1 0.5\n2 0.5\n").unwrap();
+    assert_eq!(errors(&path), ["x.weights: line 2: expected one of 1 variables, found 2"]);
     says("x.sdd", "sdd 1\nD 0 1 1 0 0\n", "line 2: expected the number of a node on a line above, found 0");
     says(
         "x.nnf",

@@ -113,6 +113,16 @@ fn networks_are_compiled() {
     assert!(notes.iter().any(|n| n.starts_with("a Markov network, normalised")), "{notes:?}");
 }
 
+#[test]
+fn what_the_root_of_a_formula_does_not_reach_is_noted() {
+    let left = |text: &str| {
+        let (_dir, path) = file("f.nnf", text);
+        loaded(&path).notes.into_iter().filter(|n| n.starts_with("left out")).collect::<Vec<_>>()
+    };
+    assert_eq!(left(D4), [] as [String; 0]);
+    assert_eq!(left("o 1 0\no 3 0\nt 2 0\n1 2 1 0\n3 2 2 0\n"), ["left out: 1 node that the root does not reach"]);
+}
+
 /// (x1 and x2) or (not x1 and x3), with a fourth variable that occurs nowhere.
 const NNF: &str = "nnf 7 6 4\nL 1\nL 2\nA 2 0 1\nL -1\nL 3\nA 2 3 4\nO 1 2 2 5\n";
 const D4: &str = "o 1 0\nt 2 0\n1 2 1 2 0\n1 2 -1 3 0\n";

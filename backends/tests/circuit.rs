@@ -7,6 +7,8 @@
 mod emulated;
 #[path = "conformance/harness.rs"]
 mod harness;
+#[path = "circuit/impossible.rs"]
+mod impossible;
 mod support;
 
 use harness::{Built, Random, build, levels};

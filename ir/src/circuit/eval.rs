@@ -1,11 +1,11 @@
 //! What queries mean: one row at a time, one node at a time, in f64.
 //!
 //! A row has one cell for each variable; NaN is a missing cell, which is summed out, maximised or drawn. A cell of a
-//! discrete variable selects the value `floor(x)`.
+//! discrete variable that is none of its values makes the row impossible, also one between two of them.
 
 use super::{Circuit, Domain, Kind, distribution::choose, uniform};
 use cranelift_entity::EntityRef;
-use libm::{exp, log};
+use libm::{exp, floor, log};
 
 const ZERO: f64 = f64::NEG_INFINITY;
 
@@ -45,7 +45,11 @@ impl Circuit {
             let value = match self.kind(n) {
                 Kind::Input { var, dist } => {
                     let (d, x, domain) = (self.distribution(dist), row[var as usize], self.variables[var as usize]);
-                    if x.is_nan() { missing(d, domain) } else { d.log_prob(x) }
+                    match domain {
+                        _ if x.is_nan() => missing(d, domain),
+                        Domain::Discrete(_) if floor(x) != x => ZERO,
+                        _ => d.log_prob(x),
+                    }
                 }
                 // An infinite density and a probability of zero make no number.
                 Kind::Product(children) => {
@@ -187,10 +191,13 @@ impl Circuit {
     /// input of a missing cell draws its value, each by the inverse of the running sum in order. The number drawn is that
     /// of the smallest variable below the node; the sums that share it form a path, along which draws are counted. So
     /// the result does not depend on the numbers of nodes nor on the order of the walk. Where the given cells have
-    /// probability zero, first children are taken.
+    /// probability zero, missing ones stay NaN.
     pub fn sample(&self, row: &[f64], seed: i64) -> Vec<f64> {
         let mut values = vec![];
         self.up(row, &mut values);
+        if values[self.root().index()] == ZERO {
+            return row.to_vec();
+        }
         let smallest = self.min_vars();
         let mut draws = vec![0u32; self.variables.len()];
         let mut draw = |var: u32| {

@@ -5,7 +5,8 @@
 //! - `evidence`: `ln P(given cells)`, `elem[B]`;
 //! - `mpe`: the rows completed to the most probable ones, of the type of `x`, and their log-probabilities, `elem[B]`;
 //! - `marginals`: `P(X_v = k | other given cells)`, `elem[B,V,K]`, K being the largest domain;
-//! - `sample`: the rows completed by a draw with the row's seed, of the type of `x`;
+//! - `sample`: the rows completed by a draw with the row's seed, of the type of `x`; where the given cells have
+//!   probability zero, missing ones become NaN, or 0 among integers;
 //! - `expectation`: the rows with missing cells replaced by their expected values, `elem[B,V]`.
 //!
 //! What these are exactly, [`crate::circuit::Circuit`] says. `elem` is f64 when absent. `space` is how values are to be

@@ -45,7 +45,9 @@ impl<'k> Walk<'_, 'k> {
             let number = |n: i64| self.number_at(run.number + i * 4 + n);
             let [low, high] = [0, 1].map(|n| self.wide(self.numbers(number(n), 1)));
             let x = self.load_rows(self.cell_at(var), self.elem);
-            let inside = x.cmp(Cmp::Ge, low) & x.cmp(Cmp::Lt, high);
+            let codes = self.load_rows(self.code_at(var), Elem::I32);
+            let possible = codes.cmp(Cmp::Ne, self.wide(self.impossible_code(var)));
+            let inside = possible & x.cmp(Cmp::Ge, low) & x.cmp(Cmp::Lt, high);
             let missing = self.wide(self.values(number(3), 1));
             self.set_slot(run.to + i, x.is_nan().select(missing, inside.select(self.one(), self.zero())));
         });

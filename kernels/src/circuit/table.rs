@@ -61,8 +61,8 @@ impl Run {
 /// How the codes of a variable are found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Coding {
-    /// The values from 0, this many.
-    Values(u32),
+    /// The values from 0, this many. Cells between two values are the lower one, or none.
+    Values { count: u32, rounded: bool },
     /// Breaks from `start` on.
     Breaks { start: u32, count: u32 },
 }
@@ -74,14 +74,14 @@ impl Coding {
     /// The code of a missing cell.
     pub fn missing(self) -> u32 {
         match self {
-            Coding::Values(k) => k + 1,
+            Coding::Values { count, .. } => count + 1,
             Coding::Breaks { count, .. } => count + 1,
         }
     }
 
     pub fn encode(self) -> [u32; VARIABLE_FIELDS as usize] {
         match self {
-            Coding::Values(k) => [0, k, 0, self.missing()],
+            Coding::Values { count, rounded } => [0, count, rounded.into(), self.missing()],
             Coding::Breaks { start, count } => [1, count, start, self.missing()],
         }
     }
@@ -120,6 +120,8 @@ pub struct Shape {
     pub variables: i64,
     /// The number of values, where all variables have as many.
     pub values: Option<i64>,
+    /// Whether cells between two values are the lower one, where all variables with values are alike in that.
+    pub rounded: Option<bool>,
     pub slots: i64,
     /// The slot of the root.
     pub root: i64,

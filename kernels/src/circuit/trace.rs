@@ -43,7 +43,11 @@ pub(super) fn trace(spec: &Spec, kernel: &Kernel<'_>, cpu: &'static Cpu) {
                 t.choose(None);
                 t.put(1, &[], walk.slot(spec.shape.root.into()));
             }
-            Query::Sample { .. } => t.choose(seed.as_ref().map(|seed| seed.at(&[row]).load(Ty::I64))),
+            Query::Sample { .. } => {
+                t.choose(seed.as_ref().map(|seed| seed.at(&[row]).load(Ty::I64)));
+                let root = walk.slot(spec.shape.root.into());
+                k.if_(root.cmp(Cmp::Le, root.like(ZERO)), || t.nothing());
+            }
             Query::Marginals { values, .. } => {
                 t.derivatives();
                 t.marginals(*values);
@@ -177,6 +181,14 @@ impl<'k> Trace<'_, 'k> {
                 give(var, share.fma(span, low));
             }
             _ => {}
+        });
+    }
+
+    /// In place of draws from nothing: NaN, or 0 where the output has integers.
+    fn nothing(&self) {
+        let none = if self.outputs[0].elem.is_float() { f64::NAN } else { 0.0 };
+        self.k.for_(0, self.walk.spec.shape.variables, 1, |var| {
+            self.k.if_(self.is_missing(var), || self.put(0, &[var], self.k.float(F64, none)));
         });
     }
 

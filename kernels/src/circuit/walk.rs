@@ -182,6 +182,12 @@ impl<'s, 'k> Walk<'s, 'k> {
         self.variable(var, 3).load(Ty::I32)
     }
 
+    /// The code of a variable's cells that no input gives a positive value: none of its values, or not below the last
+    /// of its breaks.
+    pub(super) fn impossible_code(&self, var: Ix<'k>) -> V<'k> {
+        self.variable(var, 1).load(Ty::I32)
+    }
+
     pub(super) fn code_at(&self, var: Ix<'k>) -> Ptr<'k> {
         self.codes.offset(Elem::I32, var * self.rows)
     }
@@ -255,7 +261,10 @@ impl<'s, 'k> Walk<'s, 'k> {
         // All cells are alike, and nobody asks which are missing.
         let cells = self.rows * variables;
         let asked = matches!(self.spec.query, Query::Evidence { incomplete: true, .. });
-        let alike = shape.values.is_some() && self.x.strides[0].is(variables) && cells % lanes as i64 == 0;
+        let alike = shape.values.is_some()
+            && shape.rounded.is_some()
+            && self.x.strides[0].is(variables)
+            && cells % lanes as i64 == 0;
         if !alike || asked {
             return self.read_each(first, count, lanes);
         }
@@ -265,7 +274,8 @@ impl<'s, 'k> Walk<'s, 'k> {
                 let part = Part::All(lanes);
                 let x = self.x.load(self.x.step(from, at), 1.into(), part);
                 let limit = self.limit(0.into(), part);
-                let code = x.is_nan().select(limit + 1.0, self.value_code(x, limit));
+                let code = self.value_code(x, limit, self.rounded(0.into(), part));
+                let code = x.is_nan().select(limit + 1.0, code);
                 self.codes.offset(Elem::I32, at).store(code);
             });
             vec![none]
@@ -281,6 +291,17 @@ impl<'s, 'k> Walk<'s, 'k> {
         }
     }
 
+    /// Whether variables from `var` on, which have values, take a cell between two of them as the lower one.
+    fn rounded(&self, var: Ix<'k>, part: Part<'k>) -> V<'k> {
+        match self.spec.shape.rounded {
+            Some(rounded) => self.k.int(Ty::new(Elem::I1, part.lanes()), rounded.into()),
+            None => {
+                let rounded = ints(self.variable(var, 2), part);
+                rounded.cmp(Cmp::Ne, rounded.like(0.0))
+            }
+        }
+    }
+
     fn read_each(&self, first: Ix<'k>, count: Ix<'k>, lanes: u32) -> V<'k> {
         let k = self.k;
         let variables = self.spec.shape.variables;
@@ -292,7 +313,8 @@ impl<'s, 'k> Walk<'s, 'k> {
                 let x = self.x.load(self.x.step(cells, var), 1.into(), part);
                 let limit = self.limit(var, part);
                 let missing = x.is_nan();
-                let code = missing.select(limit + 1.0, self.value_code(x, limit));
+                let code = self.value_code(x, limit, self.rounded(var, part));
+                let code = missing.select(limit + 1.0, code);
                 let to = self.codes.offset(Elem::I32, row * variables + var);
                 match part {
                     Part::All(_) => to.store(code),
@@ -365,7 +387,8 @@ impl<'s, 'k> Walk<'s, 'k> {
         let k = self.k;
         let count = self.variable(var, 1).load(Ty::I32);
         let of_missing = self.wide(self.missing_code(var));
-        let values = || vec![self.value_code(x, self.wide(count))];
+        let rounded = || self.wide(self.rounded(var, Part::All(1)));
+        let values = || vec![self.value_code(x, self.wide(count), rounded())];
         let breaks = || {
             let start = self.variable(var, 2).load(Ty::I32).to_index(false);
             let x = if self.x.elem.is_float() {
@@ -389,11 +412,12 @@ impl<'s, 'k> Walk<'s, 'k> {
         missing.select(of_missing, code)
     }
 
-    /// Codes of cells that are not missing, of a variable with `limit` values.
-    fn value_code(&self, x: V<'k>, limit: V<'k>) -> V<'k> {
+    /// Codes of cells that are not missing, of a variable with `limit` values; `limit` itself for what is none of them.
+    fn value_code(&self, x: V<'k>, limit: V<'k>, rounded: V<'k>) -> V<'k> {
         let (inside, value) = if self.x.elem.is_float() {
             let floor = x.intrinsic("floor");
-            let inside = floor.cmp(Cmp::Ge, x.like(0.0)) & floor.cmp(Cmp::Lt, limit.int_to_float(x.ty.elem, true));
+            let within = floor.cmp(Cmp::Ge, x.like(0.0)) & floor.cmp(Cmp::Lt, limit.int_to_float(x.ty.elem, true));
+            let inside = within & (rounded | floor.cmp(Cmp::Eq, x));
             (inside, inside.select(floor, x.like(0.0)).float_to_int(Elem::I32))
         } else {
             let wide = x.int_to(Elem::I64, self.x.elem.kind() == Kind::Signed);

@@ -49,6 +49,8 @@ pub(super) struct Graph {
     pub breaks: Vec<Vec<f64>>,
     /// The number of values where the variable is discrete, or as good as that.
     pub values: Vec<Option<u32>>,
+    /// Whether the variable is real.
+    pub real: Vec<bool>,
     pub root: u32,
 }
 
@@ -79,7 +81,9 @@ impl Graph {
                 }
             }
         }
-        let mut g = Graph { nodes: vec![], children: vec![], weights: vec![], tables: vec![], breaks, values, root: 0 };
+        let real = c.variables.iter().map(|d| *d == Domain::Real).collect();
+        let mut g =
+            Graph { nodes: vec![], children: vec![], weights: vec![], tables: vec![], breaks, values, real, root: 0 };
         let mut of: Vec<u32> = Vec::with_capacity(c.len());
         let mut inputs: HashMap<(u32, u32), u32> = HashMap::new();
         let mut known: HashMap<(u32, u32), u32> = HashMap::new();

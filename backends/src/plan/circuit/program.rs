@@ -65,9 +65,9 @@ impl Program {
             Maker { g, order, range, back, smallest, slots, runs: vec![], index: vec![], number: head.to_vec() };
         let slots = m.batches(keep);
         let (mut variables, mut breaks) = (vec![], vec![]);
-        for (values, of) in g.values.iter().zip(&g.breaks) {
+        for ((values, of), real) in g.values.iter().zip(&g.breaks).zip(&g.real) {
             let coding = match values {
-                Some(k) => Coding::Values(*k),
+                Some(count) => Coding::Values { count: *count, rounded: *real },
                 None => Coding::Breaks { start: breaks.len() as u32, count: of.len() as u32 },
             };
             breaks.extend(of);
@@ -90,11 +90,14 @@ impl Program {
         };
         let block = bytes / value.bytes() as i64;
         let same = g.values.first().copied().flatten().filter(|k| g.values.iter().all(|v| v == &Some(*k)));
+        let mut with_values = g.values.iter().zip(&g.real).filter(|(v, _)| v.is_some()).map(|(_, real)| real);
+        let rounded = with_values.next().map_or(Some(false), |first| Some(*first));
         let shape = Shape {
             space: if range.is_some() { Space::Linear } else { Space::Log },
             value,
             variables: g.values.len() as i64,
             values: same.map(i64::from),
+            rounded: rounded.filter(|first| with_values.all(|r| r == first)),
             slots,
             root: i64::from(m.slots[g.root as usize]),
             runs: m.runs.len() as i64,

@@ -119,6 +119,9 @@ fn files_of_every_kind_come_back() {
     place.write("loose.csv", ROWS.replace('\n', "\r\n").replace(',', " ; ") + "\n");
     place.ok("encode a.kiln loose.csv -o loose.bin");
     assert_eq!(place.read("loose.bin"), place.read("first.bin"));
+    place.write("marked.csv", format!("\u{feff}{ROWS}"));
+    place.ok("encode a.kiln marked.csv -o marked.bin");
+    assert_eq!(place.read("marked.bin"), place.read("first.bin"));
     place.write("none.csv", "");
     assert_eq!(place.ok("encode a.kiln none.csv -o none.bin")["rows"], 0);
     place.ok("decode a.kiln none.bin -o none.npy");
@@ -154,6 +157,16 @@ fn faults_are_explained_and_leave_no_file() {
         let error = place.fails("encode a.kiln rows.csv -o out.bin");
         assert!(error.contains(expected), "{error}");
     }
+    place.write("rows.csv", b"0,0,0\n0,\xff,0\n");
+    let error = place.fails("encode a.kiln rows.csv -o out.bin");
+    assert!(error.contains("rows.csv: line 2: ") && error.contains("UTF-8"), "{error}");
+    place.write("rows.csv", format!("0,{},0\n", "A".repeat(100_000)));
+    let error = place.fails("encode a.kiln rows.csv -o out.bin");
+    let cut = format!("line 1: column 2: expected an integer, found \"{}\"...", "A".repeat(40));
+    assert!(error.trim_end().ends_with(&cut), "{} bytes: {error:.200}", error.len());
+    place.write("rows.csv", "0".repeat((1 << 26) + 1));
+    let error = place.fails("encode a.kiln rows.csv -o out.bin");
+    assert!(error.contains("line 1: expected lines of at most 67108864 bytes, found a longer one"), "{error:.200}");
     assert!(place.fails("encode a.kiln nowhere.csv -o out.bin").contains("nowhere.csv: No such file"));
     assert!(place.fails("encode nowhere.kiln rows.csv -o out.bin").contains("nowhere.kiln: No such file"));
     place.write("plain.kiln", artifact(None));

@@ -1,5 +1,6 @@
 //! What is known about a circuit, for people and for the artifact's metadata.
 
+use super::uai;
 use kiln_ir::circuit::{Circuit, Determinism, Property};
 use std::collections::BTreeMap;
 
@@ -9,6 +10,9 @@ pub(super) type Facts = BTreeMap<String, String>;
 /// Checks the circuit, enters in it whether it is deterministic, and adds to the notes what a user should know.
 pub(super) fn describe(mut c: Circuit, format: &str, notes: &mut Vec<String>) -> (Circuit, Facts) {
     let report = c.check();
+    // Sums of a compiled network stand for entries of tables, which add up to 1 only all together.
+    let whole = (format == uai::NAME && report.is(Property::Normalised) == Some(false)).then(|| uai::log_partition(&c));
+    let is_whole = whole.is_some_and(|total| total.abs() <= uai::ROUNDING * c.variables.len() as f64);
     let determinism = c.prove_determinism();
     c.deterministic = determinism == Determinism::Proved;
     let mut facts = Facts::new();
@@ -23,7 +27,8 @@ pub(super) fn describe(mut c: Circuit, format: &str, notes: &mut Vec<String>) ->
     put("max_fan_in", report.max_fan_in.to_string());
     put("free_weights", report.free_weights.to_string());
     for property in Property::ALL {
-        let word = report.is(*property).map_or("unknown", |is| if is { "yes" } else { "no" });
+        let is = report.is(*property).map(|is| is || (is_whole && *property == Property::Normalised));
+        let word = is.map_or("unknown", |is| if is { "yes" } else { "no" });
         put(property.name(), word.into());
     }
     put("deterministic", if c.deterministic { "yes" } else { "unknown" }.into());
@@ -36,11 +41,17 @@ pub(super) fn describe(mut c: Circuit, format: &str, notes: &mut Vec<String>) ->
         report.edges,
         report.depth
     ));
-    let is: Vec<&str> = Property::ALL.iter().filter(|p| report.is(**p) == Some(true)).map(|p| p.name()).collect();
+    let mut is: Vec<&str> = Property::ALL.iter().filter(|p| report.is(**p) == Some(true)).map(|p| p.name()).collect();
+    is.extend(is_whole.then_some("normalised as a whole"));
     let proved = if c.deterministic { ", deterministic" } else { "" };
     notes.push(format!("it is {}{proved}", is.join(", ")));
-    for v in report.violations.iter().filter(|v| v.property == Property::Normalised).take(1) {
-        notes.push(format!("not normalised: {}", v.message));
+    let violation = report.violations.iter().find(|v| v.property == Property::Normalised);
+    match (whole, violation) {
+        (Some(total), _) if !is_whole => {
+            notes.push(format!("not normalised: the logarithm of the sum over all rows is {total}, not 0"));
+        }
+        (None, Some(v)) => notes.push(format!("not normalised: {}", v.message)),
+        _ => {}
     }
     if let Determinism::Unknown { why, .. } = determinism {
         notes

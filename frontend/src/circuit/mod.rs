@@ -103,7 +103,7 @@ static FORMATS: &[Format] = &[
         vtree: true,
     },
     Format {
-        name: "uai",
+        name: uai::NAME,
         describe: "a network .uai",
         is: |_, word| matches!(word, "BAYES" | "MARKOV"),
         read: |input, name, notes| uai::read(&mut input.text()?, name, notes),

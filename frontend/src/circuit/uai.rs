@@ -15,6 +15,11 @@ use crate::error::{ImportError, shown};
 use kiln_ir::circuit::{Builder, Circuit, Distribution, Domain, NodeId, Origin};
 use std::{collections::BTreeSet, path::Path};
 
+pub(super) const NAME: &str = "uai";
+/// How far the rows of a table may be from adding up to 1, and the logarithm of all rows together from 0 for each
+/// variable, as files write few digits.
+pub(super) const ROUNDING: f64 = 1e-3;
+
 /// Entries of one table, and factors of all terms of all sums.
 const MAX_TABLE: usize = 1 << 20;
 const MAX_TERMS: usize = 1 << 25;
@@ -76,6 +81,9 @@ pub(super) fn read(text: &mut Text<'_>, name: &str, notes: &mut Vec<String>) -> 
         sizes.push(size);
     }
     let tables = tables(&mut w, &sizes)?;
+    if kind == "BAYES" {
+        notes.extend(heavy_rows(&tables, &sizes));
+    }
     let end = w.next(|f| Err::<(), _>(f.error("the end of the file", "more")));
     if let Err(e) = end
         && e.expected == "the end of the file"
@@ -124,6 +132,24 @@ fn tables(w: &mut Words<'_, '_>, sizes: &[u32]) -> Result<Vec<Table>> {
         }
     }
     Ok(tables)
+}
+
+/// The rows of conditional probabilities that do not add up to 1; a table's last variable is the one that the others
+/// condition.
+fn heavy_rows(tables: &[Table], sizes: &[u32]) -> Option<String> {
+    let mut wrong = tables.iter().enumerate().flat_map(|(factor, t)| {
+        let values = t.scope.last().map_or(1, |v| sizes[*v as usize] as usize);
+        let sums = t.entries.chunks(values.max(1)).map(|row| row.iter().map(|(log, _)| log.exp()).sum::<f64>());
+        sums.enumerate().filter(|(_, sum)| (sum - 1.0).abs() > ROUNDING).map(move |(row, sum)| (factor, row, sum))
+    });
+    let (factor, row, sum) = wrong.next()?;
+    let more = match wrong.count() {
+        0 => String::new(),
+        n => format!(", and {n} more"),
+    };
+    Some(format!(
+        "not conditional probabilities: row {row} of factor {factor}, both from 0, adds up to {sum}, not 1{more}"
+    ))
 }
 
 /// The number of rows over some variables; `None` above the largest.
@@ -227,15 +253,13 @@ fn compile(
     if kind == "BAYES" {
         return Ok(c);
     }
-    let mut values = vec![];
-    sum_of_all(&c, &mut values);
-    let total = values.last().copied().unwrap_or(0.0);
+    let total = log_partition(&c);
     notes.push(format!("a Markov network, normalised: the logarithm of its partition function is {total}"));
     let root = b.sum(&[product], &[weight - total], Origin::default()).map_err(wrong)?;
     Ok(nodes::finish(b, root, notes))
 }
 
-/// The values of all nodes with every variable summed out.
-fn sum_of_all(c: &Circuit, values: &mut Vec<f64>) {
-    c.up(&vec![f64::NAN; c.variables.len()], values);
+/// The logarithm of the sum over all rows.
+pub(super) fn log_partition(c: &Circuit) -> f64 {
+    c.log_likelihood(&vec![f64::NAN; c.variables.len()])
 }

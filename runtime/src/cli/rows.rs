@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 const PIECE: usize = 1 << 22;
 /// Longer lines no file may have.
 const MAX_LINE: u64 = 1 << 26;
+/// Of a cell that is no number, messages show so many characters.
+const MAX_SHOWN: usize = 40;
 /// What is held before it is written as one array may not have more bytes.
 const MAX_HELD: u64 = 4 << 30;
 
@@ -81,14 +83,19 @@ impl Reader {
                 let mut count = 0;
                 while count < rows {
                     let mut text = String::new();
-                    let n = file.take(MAX_LINE).read_line(&mut text).map_err(|e| fail(e.to_string()))?;
-                    if n == 0 {
+                    let n = file.take(MAX_LINE).read_line(&mut text);
+                    if let Ok(0) = n {
                         break;
                     }
                     *line += 1;
+                    let at = |e: String| fail(format!("line {line}: {e}"));
+                    if n.map_err(|e| at(e.to_string()))? as u64 == MAX_LINE && !text.ends_with('\n') {
+                        return Err(at(format!("expected lines of at most {MAX_LINE} bytes, found a longer one")));
+                    }
+                    // Spreadsheets begin their files with a mark of the byte order.
+                    let text = if *line == 1 { text.trim_start_matches('\u{feff}') } else { &text };
                     if !text.trim().is_empty() {
-                        let at = |e: String| fail(format!("line {line}: {e}"));
-                        parse_row(&text, most, self.elem.size(), &mut bytes).map_err(at)?;
+                        parse_row(text, most, self.elem.size(), &mut bytes).map_err(at)?;
                         count += 1;
                     }
                 }
@@ -137,13 +144,21 @@ fn only(path: &Path, columns: usize) -> Result<Tensor, CliError> {
     }
 }
 
+/// A cell of a file as it may stand in a message: quoted, escaped and cut to a readable length.
+fn shown(cell: &str) -> String {
+    match cell.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{:?}...", &cell[..end]),
+        None => format!("{cell:?}"),
+    }
+}
+
 /// Appends a line's values, as native numbers of `size` bytes.
 fn parse_row(text: &str, most: &[u32], size: usize, bytes: &mut Vec<u8>) -> Result<(), String> {
     let mut columns = 0;
     for cell in text.trim_end().split([',', ';']) {
         let cell = cell.trim();
         let value: i64 =
-            cell.parse().map_err(|_| format!("column {}: expected an integer, found {cell:?}", columns + 1))?;
+            cell.parse().map_err(|_| format!("column {}: expected an integer, found {}", columns + 1, shown(cell)))?;
         if let Some(most) = most.get(columns) {
             let known = u32::try_from(value).ok().filter(|v| v < most);
             let known = known.ok_or_else(|| {

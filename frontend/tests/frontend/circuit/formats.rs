@@ -1,7 +1,7 @@
 //! Small circuits in every format, against values worked by hand or by enumeration.
 
 use super::{circuit, errors, file, loaded, rows};
-use kiln_frontend::{Format, LoadOptions, detect, load};
+use kiln_frontend::{Format, LoadOptions, Loaded, detect, load};
 use kiln_ir::{
     Circuit, ElemType,
     circuit::{Distribution, Domain, Kind},
@@ -111,6 +111,34 @@ fn networks_are_compiled() {
     same(&p, &halves);
     let notes = loaded(&path).notes;
     assert!(notes.iter().any(|n| n.starts_with("a Markov network, normalised")), "{notes:?}");
+}
+
+#[test]
+fn networks_say_whether_they_are_normalised() {
+    let about = |text: &str| {
+        let (_dir, path) = file("net.uai", text);
+        let Loaded { module, notes, .. } = loaded(&path);
+        let told = notes.into_iter().filter(|n| n.contains("normalised") || n.contains("adds up")).collect::<Vec<_>>();
+        (module.metadata["circuit.normalised"].clone(), told.join("; "))
+    };
+    // Two children of one cause: the sum for the second's entries is not normalised by itself.
+    let yes = about("BAYES 3 2 2 2 3 1 0 2 0 1 2 0 2\n2 0.4 0.6 4 0.1 0.9 0.8 0.2 4 0.3 0.7 0.333 0.667");
+    assert_eq!(yes, ("yes".into(), "it is smooth, decomposable, normalised as a whole, deterministic".into()));
+    let rounded = about("BAYES 2 3 2 2 1 0 2 1 0\n3 0.333 0.333 0.333 6 0.5 0.3 0.2 0.1 0.1 0.8");
+    assert!(!rounded.1.contains("adds up"), "{rounded:?}");
+    let markov = about("MARKOV 2 2 2 2 2 0 1 1 0\n4 1 2 3 4 2 5 6");
+    assert_eq!(markov.0, "yes");
+    assert!(markov.1.starts_with("a Markov network, normalised") && !markov.1.contains("not normalised"), "{markov:?}");
+    let heavy = about("BAYES 1 2 1 1 0 2 0.9 0.9");
+    assert_eq!(heavy.0, "no");
+    assert!(heavy.1.contains("row 0 of factor 0, both from 0, adds up to 1.8, not 1; "), "{heavy:?}");
+    assert!(heavy.1.contains("not normalised: the logarithm of the sum over all rows is 0.5877"), "{heavy:?}");
+    let second = about("BAYES 2 2 2 2 1 0 2 0 1\n2 0.4 0.6 4 0.1 0.9 0.8 0.1");
+    assert!(second.1.contains("row 1 of factor 1, both from 0, adds up to 0.9"), "{second:?}");
+    assert_eq!(second.0, "no");
+    // Rows that add up, but twice for one variable.
+    let twice = about("BAYES 1 2 2 1 0 1 0\n2 0.4 0.6 2 0.4 0.6");
+    assert!(twice.1.contains("not normalised: the logarithm of the sum over all rows is -0.65"), "{twice:?}");
 }
 
 #[test]

@@ -242,7 +242,7 @@ impl Writer<'_> {
         &mut self,
         m: &mut Module,
         class: Id,
-        op: kiln_ir::Op,
+        op: Op,
         operands: Vec<Option<Value>>,
         attrs: Attrs,
     ) -> Result<Value, kiln_ir::Violation> {

@@ -10,6 +10,7 @@ use crate::format::{Arg, Count, ElemType, Entry, Manifest, Plan, Port, SizeExpr,
 use crate::tensor::{TensorMut, TensorView, byte_len};
 use crate::text::plain;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// Unknown inputs beyond these are counted: a file may hold any number.
 const MAX_LISTED: usize = 20;
@@ -48,33 +49,22 @@ struct Patch {
 }
 
 pub(super) enum Node {
-    /// The values of the limits stand behind those of the sizes.
-    Launch {
-        kernel: u32,
-        bufs: u32,
-        /// How many of them there are.
-        #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only launches on a GPU count them"))]
-        args: u32,
-        sizes: u32,
-        tasks: i64,
-        limits: std::ops::Range<u32>,
-    },
-    If {
-        cond: u32,
-        then: u32,
-        otherwise: u32,
-    },
-    While {
-        cond: u32,
-        body: u32,
-        max: i64,
-        label: String,
-    },
-    For {
-        count: Times,
-        index: Option<u32>,
-        body: u32,
-    },
+    Launch(Call),
+    If { cond: u32, then: u32, otherwise: u32 },
+    While { cond: u32, body: u32, max: i64, label: String },
+    For { count: Times, index: Option<u32>, body: u32 },
+}
+
+/// A launch. The values of the limits stand behind those of the sizes.
+pub(super) struct Call {
+    pub(super) kernel: u32,
+    pub(super) bufs: u32,
+    /// How many of them there are.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only launches on a GPU count them"))]
+    pub(super) args: u32,
+    pub(super) sizes: u32,
+    pub(super) tasks: i64,
+    pub(super) limits: Range<u32>,
 }
 
 pub(super) enum Times {
@@ -374,7 +364,7 @@ impl Binding {
     pub(super) fn failure(&self, names: &Kernel, kernel: u32, status: i32) -> Error {
         let launches = self.blocks.iter().flatten();
         let limits = launches.filter_map(|node| match node {
-            Node::Launch { kernel: k, limits, .. } if *k == kernel => Some(limits),
+            Node::Launch(call) if call.kernel == kernel => Some(&call.limits),
             _ => None,
         });
         let bounds = limits.map(|l| &self.sizes[l.start as usize..l.end as usize]).next().unwrap_or(&[]);
@@ -426,14 +416,14 @@ impl Builder<'_> {
                 }
                 let limits = first_limit..first_limit + limits.len() as u32;
                 let tasks = size("a grid", tasks, self.symbols)? as i64;
-                Node::Launch {
+                Node::Launch(Call {
                     kernel: *kernel,
                     bufs: first_buf,
                     args: args.len() as u32,
                     sizes: first_size,
                     tasks,
                     limits,
-                }
+                })
             }
             Step::If { cond, then, otherwise } => {
                 Node::If { cond: self.slot(cond, 1)?, then: *then, otherwise: *otherwise }

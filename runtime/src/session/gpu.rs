@@ -1,10 +1,10 @@
 //! Running a bound plan on a GPU. The host decides where a plan's control flow goes, so it waits wherever that reads a
 //! value; launches without any stand on the stream one after another.
 
-use super::Session;
-use super::bind::{Binding, Node, Times};
+use super::bind::{Binding, Call, Node};
+use super::{Session, walk};
 use crate::cuda::{Engine, Launch};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::{Kernel, Lifetime};
 use crate::launch::Profiled;
 use crate::profile::Profile;
@@ -39,8 +39,8 @@ impl Session {
                     engine.upload(entry, i, tensor.bytes())?;
                 }
             }
-            let straight = binding.blocks[0].iter().all(|node| matches!(node, Node::Launch { .. }));
-            let walk = |engine: &mut Engine| Walk { binding, kernels, engine, profile }.block(0);
+            let straight = binding.blocks[0].iter().all(|node| matches!(node, Node::Launch(_)));
+            let walk = |engine: &mut Engine| walk::walk(&mut Gpu { binding, kernels, engine, profile }, binding, 0);
             // A profile hears of single launches.
             if straight && profile.is_none() { engine.run_fixed(entry, walk) } else { walk(engine) }?;
             for (i, (port, shape)) in ports.outputs.iter().zip(&binding.output_shapes).enumerate() {
@@ -67,70 +67,35 @@ impl Session {
     }
 }
 
-struct Walk<'a> {
+struct Gpu<'a> {
     binding: &'a Binding,
     kernels: &'a [Kernel],
     engine: &'a mut Engine,
     profile: Option<&'a dyn Profile>,
 }
 
-impl Walk<'_> {
-    /// Recursion is as deep as the plan nests, which the reader bounds.
-    fn block(&mut self, block: u32) -> Result<()> {
-        for node in &self.binding.blocks[block as usize] {
-            match *node {
-                Node::Launch { kernel, bufs, args, sizes, tasks, ref limits } => {
-                    if tasks > 0 {
-                        self.launch(Launch {
-                            kernel,
-                            names: &self.kernels[kernel as usize],
-                            bufs: &self.binding.bufs[bufs as usize..][..args as usize],
-                            sizes: &self.binding.sizes[sizes as usize..limits.start as usize],
-                            tasks,
-                        })?;
-                    }
-                }
-                Node::If { cond, then, otherwise } => self.block(if self.test(cond)? { then } else { otherwise })?,
-                Node::While { cond, body, max, ref label } => {
-                    let mut times = 0;
-                    while self.test(cond)? {
-                        if times == max {
-                            return Err(Error::LoopLimit { label: label.clone(), max });
-                        }
-                        times += 1;
-                        self.block(body)?;
-                    }
-                }
-                Node::For { ref count, index, body } => {
-                    let count = match count {
-                        Times::Fixed(count) => *count,
-                        Times::Scalar(slot) => i64::from_ne_bytes(self.engine.read(self.address(*slot))?),
-                    };
-                    for i in 0..count {
-                        if let Some(slot) = index {
-                            self.engine.write(self.address(slot), &i.to_ne_bytes())?;
-                        }
-                        self.block(body)?;
-                    }
-                }
-            }
-        }
-        Ok(())
+impl walk::Machine for Gpu<'_> {
+    fn read<const N: usize>(&mut self, slot: u32) -> Result<[u8; N]> {
+        self.engine.read(self.binding.bufs[slot as usize])
     }
 
-    fn address(&self, slot: u32) -> *mut u8 {
-        self.binding.bufs[slot as usize]
+    fn write(&mut self, slot: u32, value: i64) -> Result<()> {
+        self.engine.write(self.binding.bufs[slot as usize], &value.to_ne_bytes())
     }
 
-    fn test(&self, slot: u32) -> Result<bool> {
-        Ok(self.engine.read::<1>(self.address(slot))? != [0])
-    }
-
-    fn launch(&mut self, launch: Launch<'_>) -> Result<()> {
+    fn launch(&mut self, call: &Call) -> Result<()> {
+        let names = &self.kernels[call.kernel as usize];
+        let launch = Launch {
+            kernel: call.kernel,
+            names,
+            bufs: &self.binding.bufs[call.bufs as usize..][..call.args as usize],
+            sizes: &self.binding.sizes[call.sizes as usize..call.limits.start as usize],
+            tasks: call.tasks,
+        };
         let Some(hook) = self.profile else { return self.engine.launch(&launch) };
         let start = Instant::now();
         let duration = self.engine.launch_timed(&launch)?;
-        Profiled { hook, kernel: &launch.names.symbol, label: &launch.names.label }.report_as(0, start, duration);
+        Profiled { hook, kernel: &names.symbol, label: &names.label }.report_as(0, start, duration);
         Ok(())
     }
 }

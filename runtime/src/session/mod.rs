@@ -6,6 +6,7 @@ mod bind;
 mod gpu;
 mod machine;
 mod run;
+mod walk;
 
 use crate::artifact::Artifact;
 use crate::code::Loader;
@@ -244,7 +245,7 @@ impl Session {
         let manifest = self.artifact.manifest();
         let kernels = &manifest.targets[self.target].kernels;
         let functions = self.machine.functions();
-        run::walk(binding, &manifest.entries[entry], functions, kernels, &mut self.workers, self.profile.as_deref())?;
+        run::run(binding, &manifest.entries[entry], functions, kernels, &mut self.workers, self.profile.as_deref())?;
         if !self.verified {
             self.artifact.verify()?;
             self.verified = true;

@@ -1,13 +1,13 @@
-//! Walking a bound plan.
+//! Running a bound plan on the processor.
 
-use super::bind::{Binding, Node, Times};
+use super::bind::{Binding, Call};
+use super::walk;
 use crate::code::KernelFn;
 use crate::error::{BadIndex, Error, Result};
 use crate::executor::Workers;
 use crate::format::{BAD_INDEX, BadIndexNote, Entry, Kernel};
 use crate::launch::{Launch, PANICKED, Profiled};
 use crate::profile::Profile;
-use std::ops::Range;
 use std::time::Instant;
 
 /// The status by which a kernel says that it met an index out of range.
@@ -15,7 +15,7 @@ const INDEX_OUT_OF_RANGE: i32 = 1;
 /// The status by which it says that its loop 0 ran more often than it may; those of the other loops follow.
 const LOOP_LIMIT: i32 = 16;
 
-struct Walk<'a> {
+struct Processor<'a> {
     binding: &'a Binding,
     entry: &'a Entry,
     functions: &'a [KernelFn],
@@ -25,7 +25,7 @@ struct Walk<'a> {
 }
 
 /// Runs all steps of a binding of `entry`. `functions` are the target's kernels, `kernels` their names.
-pub(super) fn walk(
+pub(super) fn run(
     binding: &Binding,
     entry: &Entry,
     functions: &[KernelFn],
@@ -33,59 +33,26 @@ pub(super) fn walk(
     workers: &mut Workers,
     profile: Option<&dyn Profile>,
 ) -> Result<()> {
-    Walk { binding, entry, functions, kernels, workers, profile }.block(0)
+    let mut machine = Processor { binding, entry, functions, kernels, workers, profile };
+    walk::walk(&mut machine, binding, 0)
 }
 
-impl Walk<'_> {
-    /// Recursion is as deep as the plan nests, which the reader bounds.
-    fn block(&mut self, block: u32) -> Result<()> {
-        for node in &self.binding.blocks[block as usize] {
-            match *node {
-                Node::Launch { kernel, bufs, sizes, tasks, ref limits, .. } => {
-                    if tasks > 0 {
-                        self.launch(kernel, bufs, sizes, tasks, limits)?;
-                    }
-                }
-                Node::If { cond, then, otherwise } => self.block(if self.test(cond) { then } else { otherwise })?,
-                Node::While { cond, body, max, ref label } => {
-                    let mut times = 0;
-                    while self.test(cond) {
-                        if times == max {
-                            return Err(Error::LoopLimit { label: label.clone(), max });
-                        }
-                        times += 1;
-                        self.block(body)?;
-                    }
-                }
-                Node::For { ref count, index, body } => {
-                    let count = match count {
-                        Times::Fixed(count) => *count,
-                        // SAFETY: binding has made room for the element, and no kernel runs.
-                        Times::Scalar(slot) => unsafe { self.address(*slot).cast::<i64>().read_unaligned() },
-                    };
-                    for i in 0..count {
-                        if let Some(slot) = index {
-                            // SAFETY: as above, and the reader admits only writable memory.
-                            unsafe { self.address(slot).cast::<i64>().write_unaligned(i) };
-                        }
-                        self.block(body)?;
-                    }
-                }
-            }
-        }
+impl walk::Machine for Processor<'_> {
+    fn read<const N: usize>(&mut self, slot: u32) -> Result<[u8; N]> {
+        let from = self.binding.bufs[slot as usize].cast::<[u8; N]>();
+        // SAFETY: binding has made room for the element, and no kernel runs.
+        Ok(unsafe { from.read() })
+    }
+
+    fn write(&mut self, slot: u32, value: i64) -> Result<()> {
+        let to = self.binding.bufs[slot as usize].cast::<i64>();
+        // SAFETY: as above, and the reader admits only writable memory.
+        unsafe { to.write_unaligned(value) };
         Ok(())
     }
 
-    fn address(&self, slot: u32) -> *mut u8 {
-        self.binding.bufs[slot as usize]
-    }
-
-    fn test(&self, slot: u32) -> bool {
-        // SAFETY: binding has made room for the element, and no kernel runs.
-        unsafe { self.address(slot).read() != 0 }
-    }
-
-    fn launch(&mut self, kernel: u32, bufs: u32, sizes: u32, tasks: i64, limits: &Range<u32>) -> Result<()> {
+    fn launch(&mut self, call: &Call) -> Result<()> {
+        let &Call { kernel, bufs, sizes, tasks, ref limits, .. } = call;
         let names = &self.kernels[kernel as usize];
         let profile = self.profile.map(|hook| Profiled { hook, kernel: &names.symbol, label: &names.label });
         let launch = Launch {
@@ -108,7 +75,9 @@ impl Walk<'_> {
         let index = if status == INDEX_OUT_OF_RANGE { self.bad_index() } else { None };
         Err(failure(names, status, &self.binding.sizes[limits.start as usize..limits.end as usize], index))
     }
+}
 
+impl Processor<'_> {
     /// What the workers' notes say of the index that failed the last launch; of several the first in memory. The notes
     /// are taken away, so that no later launch is taken to have left them.
     fn bad_index(&self) -> Option<Box<BadIndex>> {

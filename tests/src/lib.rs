@@ -1,7 +1,10 @@
 //! Whole-way tests of Kiln, and the test of its architecture.
 //!
-//! The tests are in `tests/`. Here is what they share with the fuzz targets in `fuzz/`: for each kind of file that may
-//! be hostile, a function that reads any bytes as such a file and panics only where Kiln is at fault.
+//! The tests are in `tests/`; what they share is in [`support`]. Here is what they share with the fuzz targets in `fuzz/`:
+//! for each kind of file that may be hostile, a function that reads any bytes as such a file and panics only where Kiln is
+//! at fault.
+
+pub mod support;
 
 use kiln_ir::{eval::Limits, sample};
 use kiln_runtime::codec::{self, Codec, Inner, Region, Structure, Tables, Variable};

@@ -1,5 +1,6 @@
 //! The invariants of ARCHITECTURE.md that files can show: arrows between crates, sizes, what each crate may name.
 
+use kiln_tests::support::root;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,10 +25,6 @@ const CRATES: &[(&str, &str, &[&str])] = &[
 const COMPILER_LIBRARIES: &[&str] = &["melior", "melior-macro", "mlir-sys", "inkwell", "llvm-sys", "tblgen"];
 
 const MAX_LINES: usize = 600;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))

@@ -10,27 +10,13 @@ mod complete_digit;
 use flate2::read::MultiGzDecoder;
 use kiln_frontend::LoadOptions;
 use kiln_ir::ElemType;
+use kiln_ir::eval::{self, Data};
 use kiln_runtime::{Artifact, Session, SessionOptions, Tensor};
-use safetensors::SafeTensors;
+use kiln_tests::support::{root, shared, stored};
 use serde_json::Value;
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
-
-fn shared(path: &str) -> Option<PathBuf> {
-    let path = root().join("../shared").join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    // Not by a macro, whose text the test runner would keep to itself.
-    let text = format!("skipped: no {}\n", path.display());
-    std::io::stderr().write_all(text.as_bytes()).unwrap();
-    None
-}
+use std::io::Read;
+use std::path::Path;
 
 /// Numbers, a row a line, packed or not.
 fn table(path: &Path) -> Vec<Vec<f64>> {
@@ -376,26 +362,17 @@ fn a_network_and_the_circuits_compiled_from_it_agree() {
     ["asia.uai.psdd", "asia-bdd.psdd"].into_iter().for_each(|file| all_close(&p(file), &network, 1e-6, file));
 }
 
-struct Reference(Vec<u8>);
+struct Reference(HashMap<String, eval::Tensor>);
 
 impl Reference {
     fn open(path: &Path) -> Reference {
-        Reference(std::fs::read(path).unwrap())
+        Reference(stored(path))
     }
 
     fn get(&self, name: &str) -> Vec<f64> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let t = file.tensor(name).unwrap();
-        let bytes = t.data();
-        match t.dtype() {
-            safetensors::Dtype::F64 => {
-                bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
-            }
-            safetensors::Dtype::I32 => {
-                bytes.chunks_exact(4).map(|b| f64::from(i32::from_le_bytes(b.try_into().unwrap()))).collect()
-            }
-            safetensors::Dtype::U8 => bytes.iter().map(|b| f64::from(*b)).collect(),
-            other => panic!("{name} is {other:?}"),
+        match &self.0[name].data {
+            Data::F(v) => v.clone(),
+            Data::I(v) => v.iter().map(|i| *i as f64).collect(),
         }
     }
 

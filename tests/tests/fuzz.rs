@@ -5,9 +5,9 @@ use kiln_ir::sample::Random;
 use kiln_runtime::TensorView;
 use kiln_runtime::codec::{self, Codec, Encoder};
 use kiln_runtime::format::{ElemType, Manifest, Writer};
-use kiln_tests::Target;
+use kiln_tests::{Target, support::root};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const ROUNDS: u64 = 40_000;
 
@@ -55,10 +55,6 @@ fn fuzz(target: Target, seeds: &[Vec<u8>]) {
         let outcome = std::panic::catch_unwind(|| target(&bytes));
         assert!(outcome.is_ok(), "round {round}: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(2000)]));
     }
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
 fn graphs(dir: &Path) -> Vec<Vec<u8>> {

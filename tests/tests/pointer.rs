@@ -3,28 +3,16 @@
 //! The evaluation sets are not part of the tree; where they are absent, those tests say that they skip.
 
 use kiln_frontend::LoadOptions;
-use kiln_ir::eval::{self, Data, Tensor};
-use kiln_ir::{ElemType, Param};
+use kiln_ir::ElemType;
+use kiln_ir::eval::{Data, Tensor};
 use kiln_runtime::{Artifact, Error, Session, SessionOptions};
+use kiln_tests::support::{from_runtime, interpret, root, shared, stored, to_runtime};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// A pick that differs from the reference's counts where the reference's two best scores are further apart.
 const GAP: f64 = 1e-5;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
-
-fn zoo(path: &str) -> Option<PathBuf> {
-    let path = root().join("../shared/zoo").join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: no {}", path.display());
-    None
-}
 
 fn golden(name: &str) -> PathBuf {
     root().join("frontend/tests/golden").join(name)
@@ -70,34 +58,9 @@ impl Model {
 
     fn interpret(&self, entry: &str, inputs: &[(&str, Tensor)]) -> Outputs {
         let model = kiln_frontend::load(&self.dir, &LoadOptions::default()).unwrap();
-        let weights = |p: Param| {
-            let param = &model.module.params[p];
-            let stored = model.weights.tensor(param.file, &param.key).ok_or("missing")?;
-            Tensor::from_bytes(stored.elem, stored.shape, stored.bytes).ok_or_else(|| "misshapen".to_owned())
-        };
-        let inputs = inputs.iter().map(|(n, t)| (n.to_string(), t.clone())).collect();
-        eval::run(&model.module, entry, &inputs, &weights).unwrap().into_iter().collect()
+        let inputs: Vec<_> = inputs.iter().map(|(n, t)| (n.to_string(), t.clone())).collect();
+        interpret(&model, entry, &inputs).into_iter().collect()
     }
-}
-
-fn to_runtime(t: &Tensor) -> kiln_runtime::Tensor {
-    let elem = kiln_runtime::format::ElemType::from_name(t.elem.name()).unwrap();
-    let mut out = kiln_runtime::Tensor::zeros(elem, &t.shape).unwrap();
-    out.bytes_mut().copy_from_slice(&t.to_bytes());
-    out
-}
-
-fn from_runtime(t: &kiln_runtime::Tensor) -> Tensor {
-    Tensor::from_bytes(ElemType::from_name(t.elem().name()).unwrap(), t.shape(), t.bytes()).unwrap()
-}
-
-fn stored(path: &Path) -> HashMap<String, Tensor> {
-    let bytes = std::fs::read(path).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let elem = |t: safetensors::Dtype| ElemType::from_name(&t.to_string().to_lowercase()).unwrap();
-    file.iter()
-        .map(|(name, t)| (name.to_owned(), Tensor::from_bytes(elem(t.dtype()), t.shape(), t.data()).unwrap()))
-        .collect()
 }
 
 fn ints(t: &Tensor) -> &[i64] {
@@ -242,7 +205,7 @@ fn small_models_of_every_kind_compute_what_pytorch_does() {
 
 /// The reference's picks on every held-out instance, and the rows whose picks differ where its decision was not close.
 fn evaluate(model: &Model, task: &str) -> Option<(HashMap<String, Tensor>, Tensor)> {
-    let data = stored(&zoo(&format!("reference/ptrnet-{task}-eval.safetensors"))?);
+    let data = stored(&shared(&format!("zoo/reference/ptrnet-{task}-eval.safetensors"))?);
     let sizes = ints(&data["sizes"]).to_vec();
     let inputs = [("points", data["points"].clone()), lengths(sizes.clone())];
     let found = model.run("forward_padded", &inputs, 2).unwrap();
@@ -297,7 +260,7 @@ fn tours_are_those_of_the_reference() {
 
 #[test]
 fn hulls_are_those_of_the_reference() {
-    let Some(dir) = zoo("models/ptrnet-hull") else { return };
+    let Some(dir) = shared("zoo/models/ptrnet-hull") else { return };
     let model = Model::compile(dir);
     let Some((data, indices)) = evaluate(&model, "hull") else { return };
     let steps = indices.shape[1];

@@ -2,33 +2,26 @@
 //!
 //! MiniLM is not part of the tree: `KILN_MINILM` names its directory, and without it those tests say that they skip.
 
-use kiln_frontend::{LoadOptions, Loaded};
-use kiln_ir::eval::{self, Tensor};
+use kiln_frontend::LoadOptions;
+use kiln_ir::eval::Tensor;
 use kiln_runtime::{Artifact, Session, SessionOptions};
-use std::collections::HashMap;
+use kiln_tests::support::{from_runtime, interpret, root, skip, stored, to_runtime};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Relative L2 distance to f64 that the compiled models keep.
 const TOLERANCE: f64 = 1e-5;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
-
 fn vit() -> PathBuf {
     root().join("examples/models/digits-vit")
 }
 
 /// The directory of MiniLM, if there is one on this machine.
-fn minilm(test: &str) -> Option<PathBuf> {
+fn minilm() -> Option<PathBuf> {
     let path = std::env::var_os("KILN_MINILM").map(PathBuf::from);
     if path.is_none() {
-        // Not by a macro, whose text the test runner would keep to itself.
-        let text = format!("{test}: skipped, KILN_MINILM names no directory with all-MiniLM-L6-v2\n");
-        std::io::stderr().write_all(text.as_bytes()).unwrap();
+        skip("KILN_MINILM names no directory with all-MiniLM-L6-v2");
     }
     path
 }
@@ -56,29 +49,6 @@ fn run(artifact: &Artifact, entry: &str, inputs: &[(String, Tensor)], threads: u
     outputs.iter().map(|(name, t)| (name.to_owned(), from_runtime(t))).collect()
 }
 
-fn to_runtime(t: &Tensor) -> kiln_runtime::Tensor {
-    let elem = kiln_runtime::format::ElemType::from_name(t.elem.name()).unwrap();
-    let mut out = kiln_runtime::Tensor::zeros(elem, &t.shape).unwrap();
-    out.bytes_mut().copy_from_slice(&t.to_bytes());
-    out
-}
-
-fn from_runtime(t: &kiln_runtime::Tensor) -> Tensor {
-    let elem = kiln_ir::ElemType::from_name(t.elem().name()).unwrap();
-    Tensor::from_bytes(elem, t.shape(), t.bytes()).unwrap()
-}
-
-/// What the model means, in f64.
-fn reference(model: &Loaded, entry: &str, inputs: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
-    let inputs: HashMap<String, Tensor> = inputs.iter().cloned().collect();
-    let weights = |p| {
-        let param = &model.module.params[p];
-        let stored = model.weights.tensor(param.file, &param.key).ok_or("missing")?;
-        Tensor::from_bytes(stored.elem, stored.shape, stored.bytes).ok_or_else(|| "misshapen".to_owned())
-    };
-    eval::run(&model.module, entry, &inputs, &weights).unwrap()
-}
-
 #[track_caller]
 fn agree(found: &[(String, Tensor)], expected: &[(String, Tensor)]) {
     let names = |list: &[(String, Tensor)]| list.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
@@ -87,17 +57,6 @@ fn agree(found: &[(String, Tensor)], expected: &[(String, Tensor)]) {
         let error = found.relative_error(expected);
         assert!(error <= TOLERANCE, "{name}: relative L2 {error:e}");
     }
-}
-
-/// The tensors of a safetensors file.
-fn stored(path: &Path) -> HashMap<String, Tensor> {
-    let bytes = fs::read(path).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = |view: &safetensors::tensor::TensorView<'_>| {
-        assert_eq!(view.dtype(), safetensors::Dtype::F32);
-        Tensor::from_bytes(kiln_ir::ElemType::F32, view.shape(), view.data()).unwrap()
-    };
-    file.iter().map(|(name, view)| (name.to_owned(), tensor(&view))).collect()
 }
 
 /// The first `n` of a batch.
@@ -124,7 +83,7 @@ fn digits_vit_computes_what_its_graph_means() {
     let model = kiln_frontend::load(&vit(), &LoadOptions::default()).unwrap();
     let golden = stored(&root().join("tests/data/digits-vit.safetensors"));
     let input = vec![("pixel_values".to_owned(), first(&golden["pixel_values"], 2))];
-    agree(&run(vit_artifact(), "forward", &input, 1), &reference(&model, "forward", &input));
+    agree(&run(vit_artifact(), "forward", &input, 1), &interpret(&model, "forward", &input));
 }
 
 #[test]
@@ -218,21 +177,21 @@ fn tokens(batch: usize, length: usize) -> Vec<(String, Tensor)> {
 
 #[test]
 fn minilm_computes_what_its_graph_means() {
-    let Some(model) = minilm("minilm_computes_what_its_graph_means") else { return };
+    let Some(model) = minilm() else { return };
     let folder = tempfile::tempdir().unwrap();
     let artifact = Artifact::open(compile(&model, folder.path())).unwrap();
     let loaded = kiln_frontend::load(&model, &LoadOptions::default()).unwrap();
     for (batch, length) in [(1, 1), (1, 7), (3, 16)] {
         let input = tokens(batch, length);
         for entry in &loaded.module.entries {
-            agree(&run(&artifact, &entry.name, &input, 2), &reference(&loaded, &entry.name, &input));
+            agree(&run(&artifact, &entry.name, &input, 2), &interpret(&loaded, &entry.name, &input));
         }
     }
 }
 
 #[test]
 fn minilm_is_the_same_from_everywhere_and_on_any_number_of_threads() {
-    let Some(model) = minilm("minilm_is_the_same_from_everywhere_and_on_any_number_of_threads") else { return };
+    let Some(model) = minilm() else { return };
     bytes_are_the_same_from_everywhere(&model);
     let folder = tempfile::tempdir().unwrap();
     let artifact = Artifact::open(compile(&model, folder.path())).unwrap();

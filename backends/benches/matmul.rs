@@ -7,6 +7,7 @@
 //! machine does is left out of both. Printed are medians over the rounds: GFLOP/s by the thread's CPU time and by wall
 //! time, and the percentage of the peak, the larger of the levels', by CPU time in the same round.
 
+mod measure;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -16,10 +17,10 @@ use kiln_ir::{
 };
 use kiln_kernels::{
     Family,
-    build::{Elem, Ty},
     cpu::CpuLevel,
     matmul::{Matrix, Rhs, Spec},
 };
+use measure::{Peak, cpu_seconds, median};
 use std::time::Instant;
 use support::{Aligned, Library, Random, native_levels};
 
@@ -81,49 +82,18 @@ fn spec(m: i64, n: i64, k: i64, then: Then) -> Spec {
     }
 }
 
-/// CPU and wall seconds of the fastest of several calls.
-fn time(mut run: impl FnMut()) -> [f64; 2] {
-    let cpu = || {
-        let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
-        t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
-    };
-    let mut best = [f64::MAX; 2];
-    for _ in 0..RUNS {
-        let (cpu0, wall0) = (cpu(), Instant::now());
-        run();
-        best = [best[0].min(cpu() - cpu0), best[1].min(wall0.elapsed().as_secs_f64())];
-    }
-    best
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
-/// Sums that are under way at once in the loop of FMAs.
-const CHAINS: i64 = 12;
-const PEAK_STEPS: i64 = 100_000;
 /// Runs of a measurement.
 const RUNS: usize = 8;
 
-fn peak(level: CpuLevel) -> Library {
-    Library::build(level, |m| {
-        m.kernel("peak", &[], |kernel| {
-            let (k, data) = (kernel.k, kernel.buffer(0));
-            let ty = Ty::new(Elem::F32, level.lanes(4));
-            let at = |i: i64| data.offset(Elem::F32, i * 16);
-            let (x, y) = (at(CHAINS).load(ty), at(CHAINS + 1).load(ty));
-            let sums: Vec<_> = (0..CHAINS).map(|i| at(i).load(ty)).collect();
-            let sums = k.for_carry(kernel.lo, kernel.hi, 1, &sums, |_, s| s.iter().map(|s| s.fma(x, y)).collect());
-            for (i, s) in sums.into_iter().enumerate() {
-                at(i as i64).store(s);
-            }
-            None
-        });
-    })
+/// CPU and wall seconds of the fastest of several calls.
+fn time(mut run: impl FnMut()) -> [f64; 2] {
+    let mut best = [f64::MAX; 2];
+    for _ in 0..RUNS {
+        let start = Instant::now();
+        let cpu = cpu_seconds(&mut run);
+        best = [best[0].min(cpu), best[1].min(start.elapsed().as_secs_f64())];
+    }
+    best
 }
 
 struct Case {
@@ -195,19 +165,13 @@ fn main() {
     for (name, spec) in shapes.iter().filter(|(name, _)| name.contains(&filter)) {
         cases.extend(levels.iter().map(|level| Case::new(*level, name, spec)));
     }
-    let peaks: Vec<Library> = levels.iter().map(|level| peak(*level)).collect();
-    let mut peak_data = Aligned::bytes(4 * 16 * (CHAINS as usize + 2));
+    let mut peaks: Vec<Peak> = levels.iter().map(|level| Peak::new(*level)).collect();
     let mut peak_samples: Vec<Vec<f64>> = vec![vec![]; levels.len()];
     for _ in 0..rounds {
         let mut best = 0f64;
-        for (i, level) in levels.iter().enumerate() {
-            let kernel = peaks[i].kernel("peak");
-            let data = peak_data.ptr();
-            let [cpu, _] = time(|| {
-                unsafe { kernel.call(&[data], &[], 0, PEAK_STEPS, std::ptr::null_mut()) };
-            });
-            let gflops = (PEAK_STEPS * CHAINS) as f64 * level.lanes(4) as f64 * 2.0 / cpu / 1e9;
-            peak_samples[i].push(gflops);
+        for (peak, samples) in peaks.iter_mut().zip(&mut peak_samples) {
+            let gflops = (0..RUNS).map(|_| peak.measure()).fold(0.0, f64::max);
+            samples.push(gflops);
             best = best.max(gflops);
         }
         for case in &mut cases {

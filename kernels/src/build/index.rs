@@ -105,6 +105,10 @@ impl<'k> Ix<'k> {
         self.binary(other.into(), i64::max, |a, b| a.k.op1("arith.maxsi", &[a, b], Ty::I64, &[]))
     }
 
+    pub fn xor(self, other: impl Into<Ix<'k>>) -> Ix<'k> {
+        self.binary(other.into(), |a, b| a ^ b, |a, b| a ^ b)
+    }
+
     fn compare(self, how: Cmp, other: Ix<'k>, fold: impl FnOnce(i64, i64) -> bool) -> Bool<'k> {
         match (self, other) {
             (Ix::Const(a), Ix::Const(b)) => Bool::Const(fold(a, b)),

@@ -2,7 +2,11 @@
 //!
 //! All threads of a warp take part in what its lanes do together, and all threads of a block in its barriers.
 
-use crate::build::{Elem, Ix, K, Ptr, Ty, V};
+use crate::{
+    Family,
+    abi::{Kernel, ModuleBuilder},
+    build::{Bool, Elem, Ix, K, Ptr, Ty, V},
+};
 use melior::{
     dialect::llvm::r#type::pointer,
     ir::{
@@ -16,9 +20,32 @@ pub const WARP: i64 = 32;
 /// The most bytes of shared memory that a block has without asking for more.
 pub const SHARED_BYTES: i64 = 48 << 10;
 
+/// What an asynchronous copy moves: bytes, and elements of two bytes.
+pub const CHUNK_BYTES: i64 = 16;
+pub const CHUNK: i64 = 8;
+
 /// The address space of shared memory, and that of what all blocks see.
 const SHARED: u32 = 3;
 const GLOBAL: u32 = 1;
+
+/// Emits the kernel of a family whose blocks have `shared_bytes` bytes of shared memory and do a task at a time: `body` is
+/// what the threads of a block do for one.
+pub fn kernel(
+    spec: &impl Family,
+    module: &mut ModuleBuilder<'_>,
+    symbol: &str,
+    shared_bytes: i64,
+    body: impl for<'k> FnOnce(&Kernel<'k>, Block<'k>, Ptr<'k>, Ix<'k>),
+) {
+    let name = format!("{symbol}_shared");
+    module.block_memory(&name, shared_bytes);
+    module.cuda(symbol, spec.buffers().len(), &spec.size_args(), |entry| {
+        let kernel = &entry.kernel;
+        let block = Block::new(kernel.k);
+        let shared = block.shared(&name);
+        block.tasks(kernel.hi, |task| body(kernel, block, shared, task));
+    });
+}
 
 /// A thread's place in its block.
 #[derive(Clone, Copy)]
@@ -117,6 +144,28 @@ impl<'k> Block<'k> {
             Some(bytes) => self.call("llvm.nvvm.cp.async.cg.shared.global.16.s", &[to, from, bytes.raw()], &[]),
             None => self.call("llvm.nvvm.cp.async.cg.shared.global.16", &[to, from], &[]),
         };
+    }
+
+    /// Brings chunks to shared memory. `each` calls what it is given with a chunk's place there, its address, and how many of
+    /// its elements there are: the others become zero. Where all addresses are `aligned` the copies are asynchronous.
+    pub fn copy_chunks(&self, aligned: Bool<'k>, each: impl Fn(&dyn Fn(Ptr<'k>, Ptr<'k>, Ix<'k>))) {
+        let k = self.k;
+        let fast = |to: Ptr<'k>, from: Ptr<'k>, left: Ix<'k>| {
+            let bytes = (!left.is(CHUNK)).then(|| (left * 2).v(k).int_to(Elem::I32, false));
+            self.copy_async(to, from, bytes);
+        };
+        let slow = |to: Ptr<'k>, from: Ptr<'k>, left: Ix<'k>| {
+            let ty = Ty::new(Elem::I16, 1);
+            k.for_(0, CHUNK, 1, |i| {
+                let load = || vec![from.offset(Elem::I16, i).load(ty)];
+                to.offset(Elem::I16, i).store(k.if_else(i.lt(left), load, || vec![k.zero(ty)])[0]);
+            });
+        };
+        let with = |copy: &dyn Fn(Ptr<'k>, Ptr<'k>, Ix<'k>)| {
+            each(copy);
+            vec![]
+        };
+        k.if_else(aligned, || with(&fast), || with(&slow));
     }
 
     /// Ends a group of asynchronous copies of this thread.

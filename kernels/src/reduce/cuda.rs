@@ -10,7 +10,7 @@ use crate::{
     cpu::ONE_LANE,
     cuda::{
         Grid, Sm,
-        block::{Block, WARP},
+        block::{self, Block, WARP},
         team::{self, Size, Team},
     },
     view::{Part, coordinates},
@@ -65,13 +65,9 @@ pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
             });
         }
         Way::Across(axis) => {
-            let name = format!("{symbol}_states");
-            module.block_memory(&name, STATES * STATE_BYTES * WARPS * WARP);
-            module.cuda(symbol, buffers, &sizes, |entry| {
-                let block = Block::new(entry.kernel.k);
-                let states = block.shared(&name);
-                let task = Task::new(spec, &entry.kernel, &ONE_LANE, None);
-                block.tasks(entry.kernel.hi, |at| across(&task, block, states, axis, at));
+            let bytes = STATES * STATE_BYTES * WARPS * WARP;
+            block::kernel(spec, module, symbol, bytes, |kernel, block, states, at| {
+                across(&Task::new(spec, kernel, &ONE_LANE, None), block, states, axis, at);
             });
         }
     }

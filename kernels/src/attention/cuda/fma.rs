@@ -3,10 +3,9 @@
 
 use super::{Head, KEYS, Place, QUERIES, Spec};
 use crate::{
-    Family,
     abi::ModuleBuilder,
     build::{Elem, Ix, Ptr, Ty, V},
-    cuda::{aligned, block::Block},
+    cuda::{aligned, block},
     scalar,
 };
 use kiln_ir::ElemType;
@@ -37,17 +36,10 @@ const SHARES: i64 = KEYS * PITCH;
 const _: () = assert!(SLICES >= KEYS * PITCH);
 
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
-    let name = format!("{symbol}_shared");
-    module.block_memory(&name, 4 * (SLICES + SHARES));
-    module.cuda(symbol, spec.buffers().len(), &spec.size_args(), |entry| {
-        let kernel = &entry.kernel;
-        let block = Block::new(kernel.k);
-        let memory = block.shared(&name);
+    block::kernel(spec, module, symbol, 4 * (SLICES + SHARES), |kernel, block, memory, task| {
         let (down, across) = (block.thread.div(SIDE) * WIDTH, block.thread.rem(SIDE) * WIDTH);
-        block.tasks(kernel.hi, |task| {
-            let place = Place::new(spec, kernel, block, task);
-            Task { place, memory, down, across }.run();
-        });
+        let place = Place::new(spec, kernel, block, task);
+        Task { place, memory, down, across }.run();
     });
 }
 

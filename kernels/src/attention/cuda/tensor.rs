@@ -6,12 +6,11 @@
 
 use super::{Head, KEYS, Place, QUERIES, Spec};
 use crate::{
-    Family,
     abi::ModuleBuilder,
-    build::{Bool, Elem, Ix, K, Ptr, Ty, V},
+    build::{Bool, Elem, Ix, Ptr, Ty, V},
     cuda::{
         aligned,
-        block::{Block, SHARED_BYTES, WARP},
+        block::{self, Block, CHUNK, CHUNK_BYTES, SHARED_BYTES, WARP},
     },
 };
 use kiln_ir::ElemType;
@@ -20,9 +19,6 @@ const WARPS: i64 = 4;
 pub(super) const THREADS: i64 = WARPS * WARP;
 /// Queries of a warp.
 const WARP_QUERIES: i64 = 16;
-/// Elements of a chunk, and bytes.
-const CHUNK: i64 = 8;
-const CHUNK_BYTES: i64 = 16;
 /// Depth of a product of tensor cores, and columns of its sums.
 const STEP: i64 = 16;
 const COLUMNS: i64 = 8;
@@ -52,13 +48,8 @@ fn shared(spec: &Spec) -> [i64; 3] {
 }
 
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
-    let name = format!("{symbol}_shared");
-    module.block_memory(&name, shared(spec).iter().sum());
-    module.cuda(symbol, spec.buffers().len(), &spec.size_args(), |entry| {
-        let kernel = &entry.kernel;
-        let block = Block::new(kernel.k);
-        let memory = block.shared(&name);
-        block.tasks(kernel.hi, |task| Task::new(Place::new(spec, kernel, block, task), memory).run());
+    block::kernel(spec, module, symbol, shared(spec).iter().sum(), |kernel, block, memory, task| {
+        Task::new(Place::new(spec, kernel, block, task), memory).run();
     });
 }
 
@@ -73,10 +64,6 @@ struct Rows<'k> {
     aligned: Bool<'k>,
 }
 
-fn xor<'k>(k: K<'k>, a: Ix<'k>, b: Ix<'k>) -> Ix<'k> {
-    Ix::Value(a.v(k) ^ b.v(k))
-}
-
 impl<'k> Rows<'k> {
     /// Where a chunk of a row is, in bytes.
     fn place(&self, row: Ix<'k>, chunk: Ix<'k>) -> Ix<'k> {
@@ -87,13 +74,13 @@ impl<'k> Rows<'k> {
             4 => row.div(2).rem(4),
             _ => row.rem(8),
         };
-        (row * pitch + xor(self.block.k, chunk, swizzle)) * CHUNK_BYTES
+        (row * pitch + chunk.xor(swizzle)) * CHUNK_BYTES
     }
 
     /// Starts to bring `count` rows, of which those that there are not become zero.
     fn bring(&self, first: Ix<'k>, count: i64) {
-        let (k, across) = (self.block.k, self.depth / CHUNK);
-        let each = |copy: &dyn Fn(Ptr<'k>, Ptr<'k>, Ix<'k>)| {
+        let across = self.depth / CHUNK;
+        self.block.copy_chunks(self.aligned, |copy| {
             for i in 0..count * across / THREADS {
                 let at = self.block.thread + i * THREADS;
                 let (row, chunk) = (at.div(across), at.rem(across));
@@ -106,19 +93,7 @@ impl<'k> Rows<'k> {
                     there.choose(CHUNK, 0),
                 );
             }
-            vec![]
-        };
-        let fast = |to: Ptr<'k>, from: Ptr<'k>, left: Ix<'k>| {
-            self.block.copy_async(to, from, Some((left * 2).v(k).int_to(Elem::I32, false)));
-        };
-        let slow = |to: Ptr<'k>, from: Ptr<'k>, left: Ix<'k>| {
-            let ty = Ty::new(Elem::I16, 1);
-            k.for_(0, CHUNK, 1, |i| {
-                let load = || vec![from.offset(Elem::I16, i).load(ty)];
-                to.offset(Elem::I16, i).store(k.if_else(i.lt(left), load, || vec![k.zero(ty)])[0]);
-            });
-        };
-        k.if_else(self.aligned, || each(&fast), || each(&slow));
+        });
     }
 
     /// The registers of four matrices, of which the first begins at `row` and `chunk`, the second eight rows further down or a

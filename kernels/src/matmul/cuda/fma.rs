@@ -7,10 +7,9 @@ use super::{
     operand::{Layout, Operand},
 };
 use crate::{
-    Family,
     abi::{Kernel, ModuleBuilder},
     build::{Bool, Ix, Ptr, Ty, V},
-    cuda::block::Block,
+    cuda::block::{self, Block},
     matmul::Spec,
     scalar::{Access, register},
 };
@@ -67,15 +66,10 @@ impl Tile {
 }
 
 pub(super) fn emit(spec: &Spec, tile: Tile, module: &mut ModuleBuilder<'_>, symbol: &str) {
-    let name = super::shared_name(symbol);
-    module.block_memory(&name, tile.shared_elements() * spec.sum_elem().bytes() as i64);
-    module.cuda(symbol, super::buffers(spec), &spec.size_args(), |entry| {
-        let kernel = &entry.kernel;
-        let block = Block::new(kernel.k);
-        let shared = block.shared(&name);
+    let bytes = tile.shared_elements() * spec.sum_elem().bytes() as i64;
+    block::kernel(spec, module, symbol, bytes, |kernel, block, shared, task| {
         let ty = Ty::new(register(spec.sum_elem()), 1);
-        let task = Task { spec, kernel, block, tile, shared, ty };
-        block.tasks(kernel.hi, |at| task.run(at));
+        Task { spec, kernel, block, tile, shared, ty }.run(task);
     });
 }
 

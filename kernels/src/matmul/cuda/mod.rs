@@ -8,7 +8,6 @@ mod tensor;
 
 use super::{Rhs, Spec};
 use crate::{
-    Family,
     abi::{Kernel, ModuleBuilder},
     build::Ix,
     cuda::Grid,
@@ -117,14 +116,4 @@ impl<'k> Place<'k> {
             column: within.div(height) * columns,
         }
     }
-}
-
-/// The name of a kernel's shared memory.
-fn shared_name(symbol: &str) -> String {
-    format!("{symbol}_shared")
-}
-
-/// The number of buffers of a product's kernel.
-fn buffers(spec: &Spec) -> usize {
-    spec.buffers().len()
 }

@@ -11,19 +11,15 @@ use super::{
     operand::{Layout, Operand},
 };
 use crate::{
-    Family,
     abi::{Kernel, ModuleBuilder},
     build::{Bool, Elem, Ix, K, Ptr, Ty, V},
-    cuda::block::{Block, SHARED_BYTES, WARP},
+    cuda::block::{self, Block, CHUNK, CHUNK_BYTES, SHARED_BYTES, WARP},
     matmul::Spec,
 };
 use kiln_ir::ElemType;
 
 /// The depth of a part.
 const DEPTH: i64 = 32;
-/// Elements of a chunk, and bytes.
-const CHUNK: i64 = 8;
-const CHUNK_BYTES: i64 = 16;
 /// Rows and depth of a fragment of an operand, and columns of one of the sums.
 const FRAGMENT: i64 = 16;
 const SUM_COLUMNS: i64 = 8;
@@ -89,14 +85,8 @@ const _: () = {
 };
 
 pub(super) fn emit(spec: &Spec, tile: Tile, module: &mut ModuleBuilder<'_>, symbol: &str) {
-    let name = super::shared_name(symbol);
-    module.block_memory(&name, tile.shared_bytes());
-    module.cuda(symbol, super::buffers(spec), &spec.size_args(), |entry| {
-        let kernel = &entry.kernel;
-        let block = Block::new(kernel.k);
-        let shared = block.shared(&name);
-        let task = Task { spec, kernel, block, tile, shared };
-        block.tasks(kernel.hi, |at| task.run(at));
+    block::kernel(spec, module, symbol, tile.shared_bytes(), |kernel, block, shared, task| {
+        Task { spec, kernel, block, tile, shared }.run(task);
     });
 }
 
@@ -125,10 +115,6 @@ struct Side<'k> {
     /// The first chunk in its row, and what its number is changed by.
     chunk: Ix<'k>,
     swizzle: Ix<'k>,
-}
-
-fn xor<'k>(k: K<'k>, a: Ix<'k>, b: Ix<'k>) -> Ix<'k> {
-    Ix::Value(a.v(k) ^ b.v(k))
 }
 
 impl<'k> Side<'k> {
@@ -163,7 +149,7 @@ impl<'k> Side<'k> {
         };
         let chunks = self.width * DEPTH / CHUNK / self.threads;
         let (first, chunk) = (self.block.thread.div(across), self.block.thread.rem(across));
-        let each = |copy: &dyn Fn(Ptr<'k>, Ptr<'k>, Ix<'k>)| {
+        self.block.copy_chunks(self.aligned, |copy| {
             for i in 0..chunks {
                 let row = first + i * (self.threads / across);
                 let (outer, depth, swizzle) = match self.operand.layout {
@@ -178,23 +164,9 @@ impl<'k> Side<'k> {
                     let none = left.eq(0).v(self.k);
                     from = none.select(self.operand.at(0.into(), 0.into()).0, from.0).ptr();
                 }
-                copy(to.bytes(row * across * CHUNK_BYTES + xor(self.k, chunk, swizzle) * CHUNK_BYTES), from, left);
+                copy(to.bytes(row * across * CHUNK_BYTES + chunk.xor(swizzle) * CHUNK_BYTES), from, left);
             }
-            vec![]
-        };
-        let fast = |to: Ptr<'k>, from: Ptr<'k>, left: Ix<'k>| {
-            let bytes = (!left.is(CHUNK)).then(|| (left * 2).v(self.k).int_to(Elem::I32, false));
-            self.block.copy_async(to, from, bytes);
-        };
-        let slow = |to: Ptr<'k>, from: Ptr<'k>, left: Ix<'k>| {
-            let ty = Ty::new(Elem::I16, 1);
-            self.k.for_(0, CHUNK, 1, |i| {
-                let load = || vec![from.offset(Elem::I16, i).load(ty)];
-                let value = self.k.if_else(i.lt(left), load, || vec![self.k.zero(ty)])[0];
-                to.offset(Elem::I16, i).store(value);
-            });
-        };
-        self.k.if_else(self.aligned, || each(&fast), || each(&slow));
+        });
     }
 
     /// The registers of fragment `at` along the outer axis and `step` along the depth of a part.
@@ -203,7 +175,7 @@ impl<'k> Side<'k> {
             Layout::Depth => (self.row + at * FRAGMENT * DEPTH * 2, self.chunk + step * FRAGMENT / CHUNK),
             Layout::Outer => (self.row + step * FRAGMENT * self.width * 2, self.chunk + at * FRAGMENT / CHUNK),
         };
-        let from = part.bytes(xor(self.k, chunk, self.swizzle) * CHUNK_BYTES).bytes(row);
+        let from = part.bytes(chunk.xor(self.swizzle) * CHUNK_BYTES).bytes(row);
         self.block.load_matrices(from, self.operand.layout == Layout::Outer)
     }
 }

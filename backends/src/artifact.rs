@@ -207,7 +207,12 @@ impl Lowering<'_> {
                 Target::Cpu(_) => None,
                 Target::Cuda(sm) => Some(spec.grid(sm)),
             };
-            let grid = grid.map(|grid| Grid { threads: grid.threads, block_tasks: grid.block_tasks });
+            let grid = grid.map(|grid| Grid {
+                threads: grid.threads,
+                block_tasks: grid.block_tasks,
+                shared_bytes: grid.shared_bytes,
+                resident: grid.resident,
+            });
             self.named.push(Kernel { symbol: spec.symbol(), label: launch.label.clone(), grid });
             next
         });

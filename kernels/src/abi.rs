@@ -174,12 +174,22 @@ impl<'c> ModuleBuilder<'c> {
 
     /// Gives the blocks of a kernel for a GPU shared memory of this name, aligned to 16 bytes.
     pub fn block_memory(&mut self, name: &str, bytes: i64) {
+        self.shared_memory(name, bytes, 16, "internal");
+    }
+
+    /// The same of the size that the launch says: [`Grid::shared_bytes`](cuda::Grid::shared_bytes). It is aligned to 1024
+    /// bytes, and a kernel has it once.
+    pub fn launch_memory(&mut self, name: &str) {
+        self.shared_memory(name, 0, 1024, "external");
+    }
+
+    fn shared_memory(&mut self, name: &str, bytes: i64, align: i64, linkage: &str) {
         let parse = |text: &str| Attribute::parse(self.context, text).expect("an attribute");
         let attributes = [
             ("sym_name", StringAttribute::new(self.context, name).into()),
             ("global_type", parse(&format!("!llvm.array<{bytes} x i8>"))),
-            ("linkage", parse("#llvm.linkage<internal>")),
-            ("alignment", parse("16 : i64")),
+            ("linkage", parse(&format!("#llvm.linkage<{linkage}>"))),
+            ("alignment", parse(&format!("{align} : i64"))),
             ("addr_space", parse("3 : i32")),
         ];
         let attributes = attributes.map(|(name, value)| (Identifier::new(self.context, name), value));

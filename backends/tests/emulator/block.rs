@@ -12,9 +12,16 @@ use half::{bf16, f16};
 const WARP: usize = 32;
 const WORD: Ty = Ty { kind: Kind::Bits, bits: 32 };
 
-/// Runs a block of `place.threads` threads; what is wrong, and with which of them.
-pub fn run(module: &Module, entry: &Function, params: &[u64], memory: &dyn Memory, place: Place) -> Result<(), String> {
-    let shared = Shared::new(module);
+/// Runs a block of `place.threads` threads with bytes of shared memory from the launch; what is wrong, and with which of
+/// them.
+pub fn run(
+    module: &Module,
+    entry: &Function,
+    params: &[u64],
+    (memory, bytes): (&dyn Memory, usize),
+    place: Place,
+) -> Result<(), String> {
+    let shared = Shared::new(module, bytes);
     let thread = |thread| Thread::new(module, entry, params, (memory, &shared), Place { thread, ..place });
     let mut threads: Vec<Thread<'_>> = (0..place.threads).map(thread).collect::<Result<_, _>>()?;
     loop {

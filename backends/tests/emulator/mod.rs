@@ -12,7 +12,7 @@ use kiln_runtime::cuda::{Address, DeviceId, Driver, Functions, Handle, Status};
 use run::{Memory, Place};
 use std::{
     alloc::{Layout, alloc, dealloc},
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     ffi::{CStr, c_char, c_int, c_uint, c_void},
     sync::{
@@ -31,6 +31,12 @@ const LAUNCH_FAILED: Status = 719;
 static ALLOCATED: RwLock<BTreeMap<u64, usize>> = RwLock::new(BTreeMap::new());
 /// Launches so far, of all tests of the process.
 static LAUNCHES: AtomicUsize = AtomicUsize::new(0);
+
+const MULTIPROCESSORS: c_int = 3;
+/// Bytes of shared memory that a block has at most.
+const MOST_SHARED: usize = 227 << 10;
+/// Those it has without being allowed more.
+const USUAL_SHARED: usize = 48 << 10;
 
 /// The alignment that the driver promises.
 const ALIGN: usize = 256;
@@ -60,6 +66,8 @@ pub fn functions() -> Functions {
         module_load,
         module_unload,
         module_function,
+        function_attribute,
+        occupancy,
         memory_alloc,
         memory_free,
         copy_to_device,
@@ -99,6 +107,8 @@ struct Module {
 struct Function {
     module: *const Module,
     name: String,
+    /// The most bytes of shared memory that a launch may give a block.
+    shared: Cell<usize>,
 }
 
 unsafe extern "C" fn init(_: c_uint) -> Status {
@@ -128,7 +138,10 @@ unsafe extern "C" fn device_name(name: *mut c_char, len: c_int, _: DeviceId) -> 
 }
 
 unsafe extern "C" fn device_attribute(value: *mut c_int, which: c_int, _: DeviceId) -> Status {
-    unsafe { *value = if which == 75 { 9 } else { 0 } };
+    // Few multiprocessors, so that blocks of kernels that ask how many there are have several tasks.
+    let known = [(75, 9), (76, 0), (16, MULTIPROCESSORS), (97, MOST_SHARED as c_int)];
+    let Some((_, number)) = known.iter().find(|(attribute, _)| *attribute == which) else { return INVALID_VALUE };
+    unsafe { *value = *number };
     0
 }
 
@@ -178,7 +191,23 @@ unsafe extern "C" fn module_function(function: *mut Handle, module: Handle, name
         return NOT_FOUND;
     }
     // As the driver's, a function lives as long as its module; here it outlives it.
-    unsafe { *function = Box::into_raw(Box::new(Function { module, name })).cast() };
+    unsafe { *function = Box::into_raw(Box::new(Function { module, name, shared: Cell::new(USUAL_SHARED) })).cast() };
+    0
+}
+
+unsafe extern "C" fn function_attribute(function: Handle, which: c_int, value: c_int) -> Status {
+    if which != 8 || !(0..=MOST_SHARED as c_int).contains(&value) {
+        return INVALID_VALUE;
+    }
+    unsafe { &*function.cast::<Function>() }.shared.set((value as usize).max(USUAL_SHARED));
+    0
+}
+
+unsafe extern "C" fn occupancy(blocks: *mut c_int, function: Handle, threads: c_int, shared: usize) -> Status {
+    if function.is_null() || threads < 1 || shared > MOST_SHARED {
+        return INVALID_VALUE;
+    }
+    unsafe { *blocks = 1 };
     0
 }
 
@@ -259,6 +288,7 @@ struct Launch {
     function: usize,
     blocks: c_uint,
     threads: c_uint,
+    shared: usize,
     params: Vec<u64>,
 }
 
@@ -341,7 +371,7 @@ unsafe extern "C" fn launch(
     threads: c_uint,
     threads_y: c_uint,
     threads_z: c_uint,
-    _shared: c_uint,
+    shared: c_uint,
     _: Handle,
     params: *mut *mut c_void,
     _: *mut *mut c_void,
@@ -350,9 +380,12 @@ unsafe extern "C" fn launch(
         return INVALID_VALUE;
     }
     let entry = unsafe { &*function.cast::<Function>() };
+    if shared as usize > entry.shared.get() {
+        return INVALID_VALUE;
+    }
     let count = unsafe { &(*entry.module).parsed }.functions[&entry.name].params;
     let params = (0..count).map(|i| unsafe { (*params.add(i)).cast::<u64>().read_unaligned() }).collect();
-    let launch = Launch { function: function as usize, blocks, threads, params };
+    let launch = Launch { function: function as usize, blocks, threads, shared: shared as usize, params };
     let captured = CAPTURED.with_borrow_mut(|captured| match captured {
         Some(launches) => {
             launches.push(launch.clone());
@@ -365,13 +398,13 @@ unsafe extern "C" fn launch(
 
 fn perform(launch: &Launch) -> Status {
     LAUNCHES.fetch_add(1, Ordering::Relaxed);
-    let Launch { function, blocks, threads, ref params } = *launch;
+    let Launch { function, blocks, threads, shared, ref params } = *launch;
     let function = unsafe { &*(function as *const Function) };
     let module = unsafe { &(*function.module).parsed };
     let entry = &module.functions[&function.name];
     for block in (0..blocks).rev() {
         let place = Place { thread: 0, threads, block, blocks };
-        if let Err(problem) = block::run(module, entry, params, &Allocated, place) {
+        if let Err(problem) = block::run(module, entry, params, (&Allocated, shared), place) {
             println!("block {block}: {problem}");
             return LAUNCH_FAILED;
         }

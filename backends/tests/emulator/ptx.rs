@@ -80,7 +80,7 @@ pub struct Function {
 
 pub struct Module {
     pub functions: HashMap<String, Function>,
-    /// Variables in shared memory, and their bytes.
+    /// Variables in shared memory, and their bytes; none of what the launch gives.
     pub shared: HashMap<String, usize>,
 }
 
@@ -106,7 +106,7 @@ impl Module {
         let text: Vec<&str> = lines.collect();
         let mut functions = HashMap::new();
         // Where they stand does not matter: their names are apart.
-        let shared = text.iter().filter(|l| l.starts_with(".shared")).map(|l| shared(l)).collect::<Result<_, _>>()?;
+        let shared = text.iter().filter(|l| is_shared(l)).map(|l| shared(l)).collect::<Result<_, _>>()?;
         let mut at = 0;
         while at < text.len() {
             let line = text[at];
@@ -130,11 +130,19 @@ impl Module {
     }
 }
 
-/// Name and bytes of `.shared .align 16 .b8 name[bytes];`.
+fn is_shared(line: &str) -> bool {
+    line.starts_with(".shared") || line.starts_with(".extern .shared")
+}
+
+/// Name and bytes of `.shared .align 16 .b8 name[bytes];`, or no bytes of `.extern .shared .align 16 .b8 name[];`.
 fn shared(line: &str) -> Result<(String, usize), String> {
     let bad = || format!("shared memory: {line}");
     let (name, bytes) = line.split_whitespace().last().and_then(|w| w.split_once('[')).ok_or_else(bad)?;
-    Ok((name.to_string(), bytes.trim_end_matches("];").parse().map_err(|_| bad())?))
+    let bytes = match bytes.trim_end_matches("];") {
+        "" => 0,
+        bytes => bytes.parse().map_err(|_| bad())?,
+    };
+    Ok((name.to_string(), bytes))
 }
 
 /// Braces that are open at the end of these lines; those of a call's sequence have lines of their own too.

@@ -47,20 +47,26 @@ pub struct Grid {
     pub block_tasks: u32,
     /// Scratch bytes for each task that is under way.
     pub scratch_bytes: Dim,
+    /// Bytes of shared memory that the launch gives each block: what the kernel has of
+    /// [`ModuleBuilder::launch_memory`](crate::abi::ModuleBuilder::launch_memory).
+    pub shared_bytes: u32,
+    /// Whether there are no more blocks than run at the same time, however many tasks there are.
+    pub resident: bool,
 }
 
 /// Threads of a block of a plain kernel.
 const PLAIN_THREADS: u32 = 128;
 
 impl Grid {
+    /// Blocks of `threads` threads that do `block_tasks` tasks at a time, with no memory but what their code declares.
+    pub fn new(tasks: Dim, threads: u32, block_tasks: u32) -> Grid {
+        Grid { tasks, threads, block_tasks, scratch_bytes: 0.into(), shared_bytes: 0, resident: false }
+    }
+
     /// A task a thread.
     pub fn plain(family: &impl Family) -> Grid {
-        Grid {
-            tasks: family.tasks(),
-            threads: PLAIN_THREADS,
-            block_tasks: PLAIN_THREADS,
-            scratch_bytes: family.scratch_bytes(),
-        }
+        let scratch_bytes = family.scratch_bytes();
+        Grid { scratch_bytes, ..Grid::new(family.tasks(), PLAIN_THREADS, PLAIN_THREADS) }
     }
 }
 

@@ -47,7 +47,7 @@ impl Size {
             Size::Warp => (WARPS * WARP, WARPS),
             Size::Block => (BLOCK_THREADS, 1),
         };
-        Grid { tasks: rows, threads: threads as u32, block_tasks: block_tasks as u32, scratch_bytes: 0.into() }
+        Grid::new(rows, threads as u32, block_tasks as u32)
     }
 
     /// Gives the kernel the shared memory that its teams need.

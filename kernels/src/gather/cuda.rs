@@ -37,7 +37,7 @@ pub(super) fn grid(spec: &Spec) -> Grid {
     let slices = [shared, before, indices].iter().flatten().fold(Dim::from(1), |n, a| n * a.length());
     let slice = after.iter().fold(Dim::from(1), |n, a| n * a.length());
     let tasks = slices * slice.ceil_div(&width(spec).into());
-    Grid { tasks, threads: THREADS, block_tasks: THREADS, scratch_bytes: 0.into() }
+    Grid::new(tasks, THREADS, THREADS)
 }
 
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {

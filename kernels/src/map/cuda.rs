@@ -44,12 +44,7 @@ impl Cut {
 
 pub(super) fn grid(spec: &Spec) -> Grid {
     let cut = Cut::of(spec);
-    Grid {
-        tasks: cut.elements().ceil_div(&cut.width.into()),
-        threads: THREADS,
-        block_tasks: THREADS,
-        scratch_bytes: 0.into(),
-    }
+    Grid::new(cut.elements().ceil_div(&cut.width.into()), THREADS, THREADS)
 }
 
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {

@@ -15,7 +15,6 @@ use crate::{
     },
     view::{Part, coordinates},
 };
-use kiln_ir::Dim;
 
 const WARPS: i64 = 8;
 /// Values of a state, at most, and bytes of each.
@@ -47,7 +46,7 @@ pub(super) fn grid(spec: &Spec, _: Sm) -> Grid {
         Way::Across(axis) => {
             let others = spec.outer.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, d)| d);
             let tasks = access::product(others) * spec.outer[axis].ceil_div(&WARP.into());
-            Grid { tasks, threads: (WARPS * WARP) as u32, block_tasks: 1, scratch_bytes: Dim::from(0) }
+            Grid::new(tasks, (WARPS * WARP) as u32, 1)
         }
     }
 }

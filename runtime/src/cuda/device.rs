@@ -2,7 +2,7 @@
 
 use super::driver::{Address, DeviceId, Driver, Handle, OUT_OF_MEMORY, Status};
 use crate::error::{Error, Result};
-use crate::format::{Level, TargetInfo};
+use crate::format::{Grid, Level, TargetInfo};
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,10 @@ use std::time::Duration;
 /// Numbers of the driver's device attributes.
 const CAPABILITY_MAJOR: i32 = 75;
 const CAPABILITY_MINOR: i32 = 76;
+const MULTIPROCESSORS: i32 = 16;
+const MOST_SHARED: i32 = 97;
+/// The number of the attribute of functions that bounds the shared memory of their launches.
+const FUNCTION_SHARED: i32 = 8;
 /// Numbers of the options of module loading.
 const ERROR_LOG: i32 = 5;
 const ERROR_LOG_BYTES: i32 = 6;
@@ -62,6 +66,13 @@ impl Device {
         Ok(Arc::new(Device { driver, id, context, capability: (major, minor), name }))
     }
 
+    fn attribute(&self, which: i32) -> Result<i32> {
+        let mut value = 0;
+        // SAFETY: the pointer is to a variable of this function.
+        self.call("the device", |f| unsafe { (f.device_attribute)(&mut value, which, self.id) })?;
+        Ok(value)
+    }
+
     pub(super) fn driver(&self) -> &Arc<Driver> {
         &self.driver
     }
@@ -84,6 +95,16 @@ impl Device {
             let needs = if target.level == Level::Sm90a { "9.0" } else { "8.0 or more" };
             let (name, target) = (&self.name, &target.name);
             return Err(Error::NoGpu(format!("{target} needs compute capability {needs}, {name} has {c}.{d}")));
+        }
+        let shared = target.kernels.iter().filter_map(|k| Some(k.grid?.shared_bytes)).max().unwrap_or(0);
+        if shared > 0 {
+            let has = self.attribute(MOST_SHARED)?;
+            if i64::from(has) < i64::from(shared) {
+                let (name, target) = (&self.name, &target.name);
+                return Err(Error::NoGpu(format!(
+                    "{target} needs {shared} bytes of shared memory a block, {name} has {has}"
+                )));
+            }
         }
         for feature in &target.features {
             let ptx =
@@ -226,7 +247,7 @@ impl Stream {
         self.device.call("the device's work", |f| unsafe { (f.stream_synchronize)(self.handle) })
     }
 
-    /// Launches `blocks` blocks of `threads` threads; `params` point to the parameters.
+    /// Launches `blocks` blocks of `threads` threads with `shared` bytes of shared memory; `params` point to the parameters.
     ///
     /// # Safety
     /// The parameters are those of the function, and what they address is there until the launch has ended.
@@ -234,12 +255,12 @@ impl Stream {
         &self,
         what: &str,
         function: Function,
-        (blocks, threads): (u32, u32),
+        (blocks, threads, shared): (u32, u32, u32),
         params: &mut [*mut c_void],
     ) -> Result<()> {
         self.device.call(what, |f| unsafe {
             let (none, params) = (std::ptr::null_mut(), params.as_mut_ptr());
-            (f.launch)(function.0, blocks, 1, 1, threads, 1, 1, 0, self.handle, params, none)
+            (f.launch)(function.handle, blocks, 1, 1, threads, 1, 1, shared, self.handle, params, none)
         })
     }
 }
@@ -353,7 +374,11 @@ impl Drop for Timer {
 
 /// A kernel that can be launched.
 #[derive(Clone, Copy)]
-pub(crate) struct Function(Handle);
+pub(crate) struct Function {
+    handle: Handle,
+    /// The most blocks of a launch.
+    pub(super) blocks: u32,
+}
 
 /// Assembled code.
 pub(super) struct Module {
@@ -390,13 +415,31 @@ impl Module {
         }
     }
 
-    pub(super) fn function(&self, target: &str, symbol: &str) -> Result<Function> {
+    /// The function of this name, made ready for launches on a grid.
+    pub(super) fn function(&self, target: &str, symbol: &str, grid: Option<Grid>) -> Result<Function> {
         let fail = || Error::Code { target: target.to_owned(), problem: format!("it has no entry {symbol}") };
         let name = CString::new(symbol).map_err(|_| fail())?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the name is a C string and the module is loaded.
         let found = self.device.call("", |f| unsafe { (f.module_function)(&mut handle, self.handle, name.as_ptr()) });
-        found.map(|()| Function(handle)).map_err(|_| fail())
+        found.map_err(|_| fail())?;
+        let mut function = Function { handle, blocks: i32::MAX as u32 };
+        let Some(grid) = grid else { return Ok(function) };
+        if grid.shared_bytes > 0 {
+            let bytes = grid.shared_bytes as i32;
+            // SAFETY: the function is the one just found.
+            self.device.call(symbol, |f| unsafe { (f.function_attribute)(handle, FUNCTION_SHARED, bytes) })?;
+        }
+        if grid.resident {
+            let (mut each, threads) = (0, grid.threads as i32);
+            self.device.call(symbol, |f| unsafe {
+                // SAFETY: the pointer is to a variable of this function.
+                (f.occupancy)(&mut each, handle, threads, grid.shared_bytes as usize)
+            })?;
+            let all = each.max(1).saturating_mul(self.device.attribute(MULTIPROCESSORS)?.max(1));
+            function.blocks = all as u32;
+        }
+        Ok(function)
     }
 }
 

@@ -54,6 +54,10 @@ functions! {
     module_load c"cuModuleLoadDataEx" (*mut Handle, *const c_void, c_uint, *mut c_int, *mut *mut c_void);
     module_unload c"cuModuleUnload" (Handle);
     module_function c"cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
+    /// Function, attribute, value.
+    function_attribute c"cuFuncSetAttribute" (Handle, c_int, c_int);
+    /// Blocks of a function that a multiprocessor runs at a time; function, threads, bytes of shared memory.
+    occupancy c"cuOccupancyMaxActiveBlocksPerMultiprocessor" (*mut c_int, Handle, c_int, usize);
     memory_alloc c"cuMemAlloc_v2" (*mut Address, usize);
     memory_free c"cuMemFree_v2" (Address);
     copy_to_device c"cuMemcpyHtoDAsync_v2" (Address, *const c_void, usize, Handle);

@@ -43,7 +43,7 @@ impl Program {
         let device = device_for(driver, target)?;
         let module = Module::load(&device, &target.name, ptx)?;
         let functions =
-            target.kernels.iter().map(|k| module.function(&target.name, &k.symbol)).collect::<Result<_>>()?;
+            target.kernels.iter().map(|k| module.function(&target.name, &k.symbol, k.grid)).collect::<Result<_>>()?;
         let memory = Memory::new(&device, weights.len(), "the weights on the device")?;
         let stream = Stream::new(&device)?;
         stream.upload(memory.start(), weights)?;
@@ -268,7 +268,8 @@ impl Engine {
         let block_bytes = task_bytes.saturating_mul(u64::from(grid.block_tasks));
         let wanted = (launch.tasks as u64).div_ceil(u64::from(grid.block_tasks));
         let most = SCRATCH.checked_div(block_bytes).unwrap_or(u64::MAX).max(1);
-        let blocks = wanted.min(most).min(i32::MAX as u64);
+        let function = self.program.functions[launch.kernel as usize];
+        let blocks = wanted.min(most).min(u64::from(function.blocks));
         let scratch_bytes = blocks.saturating_mul(block_bytes) as usize;
         if scratch_bytes > self.scratch.len() {
             // Launches under way still use the one there is.
@@ -288,8 +289,7 @@ impl Engine {
         self.params.extend(launch.bufs.iter().map(|b| std::ptr::from_ref(b).cast_mut().cast::<c_void>()));
         self.params.extend(launch.sizes.iter().map(|s| std::ptr::from_ref(s).cast_mut().cast::<c_void>()));
         self.params.extend(last.iter().map(|v| param(v)));
-        let function = self.program.functions[launch.kernel as usize];
-        let size = (blocks as u32, grid.threads);
+        let size = (blocks as u32, grid.threads, grid.shared_bytes);
         // SAFETY: the plan's arguments are those of the kernel by contract, all of 8 bytes, and name memory of this engine.
         unsafe { self.stream.launch(&launch.names.label, function, size, &mut self.params) }
     }

@@ -148,6 +148,10 @@ pub struct Grid {
     pub threads: u32,
     /// Tasks that a block does at a time.
     pub block_tasks: u32,
+    /// Bytes of shared memory that the launch gives each block, beyond those that the code declares.
+    pub shared_bytes: u32,
+    /// Whether there are no more blocks than run at the same time.
+    pub resident: bool,
 }
 
 /// The instruction set a target's code is made of. The order is the loader's preference, the best one last.

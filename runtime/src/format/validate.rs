@@ -12,6 +12,8 @@ const MAX_RANK: usize = 16;
 const MAX_ARGS: usize = 1024;
 /// The most threads of a block of a GPU's grid.
 const MAX_BLOCK: u32 = 1024;
+/// The most bytes of shared memory of a block: more than any device has.
+const MAX_SHARED: u32 = 1 << 20;
 
 /// Checks names, ranks, formulas and symbols.
 pub fn check_manifest(manifest: &Manifest) -> Result<()> {
@@ -45,7 +47,8 @@ pub fn check_manifest(manifest: &Manifest) -> Result<()> {
                     None => !target.level.is_gpu(),
                     Some(grid) => {
                         let threads = (1..=MAX_BLOCK).contains(&grid.threads);
-                        target.level.is_gpu() && threads && (1..=MAX_BLOCK).contains(&grid.block_tasks)
+                        let tasks = (1..=MAX_BLOCK).contains(&grid.block_tasks);
+                        target.level.is_gpu() && threads && tasks && grid.shared_bytes <= MAX_SHARED
                     }
                 };
                 if !well {

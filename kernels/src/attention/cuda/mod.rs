@@ -13,7 +13,7 @@ use crate::{
     cuda::{Grid, block::Block},
     scalar,
 };
-use kiln_ir::{Dim, types::Kind};
+use kiln_ir::types::Kind;
 
 /// Queries of a block, and keys of a step.
 const QUERIES: i64 = 64;
@@ -45,7 +45,7 @@ pub(super) fn grid(spec: &Spec) -> Grid {
         Way::Tensor => tensor::THREADS,
     };
     let tasks = spec.batch.clone() * spec.heads.clone() * spec.queries.ceil_div(&QUERIES.into());
-    Grid { tasks, threads: threads as u32, block_tasks: 1, scratch_bytes: Dim::from(0) }
+    Grid::new(tasks, threads as u32, 1)
 }
 
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {

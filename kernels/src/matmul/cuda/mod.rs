@@ -81,7 +81,7 @@ pub(super) fn grid(spec: &Spec) -> Grid {
         Way::Tensor(tile) => (tile.threads() as u32, 1),
     };
     let tasks = spec.batch_size() * spec.m.ceil_div(&rows) * spec.n.ceil_div(&columns);
-    Grid { tasks, threads, block_tasks, scratch_bytes: 0.into() }
+    Grid::new(tasks, threads, block_tasks)
 }
 
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {

@@ -4,7 +4,7 @@
 
 use crate::{
     code::Code,
-    plan::{Buffer, EntryPlan, Launch, ModulePlan, Place, Step},
+    plan::{self, Buffer, EntryPlan, Launch, ModulePlan, Place, Step},
     size_expr,
     weights::{Params, Reader, WeightError},
 };
@@ -192,7 +192,10 @@ impl Lowering<'_> {
                 label: label.clone(),
             },
             Step::For { count, index, body } => format::Step::For {
-                count: Count::Scalar(self.arg(plan, count)),
+                count: match count {
+                    plan::Count::Fixed(count) => Count::Size(SizeExpr::constant((*count).clamp(0, MAX_EXTENT))),
+                    plan::Count::At(place) => Count::Scalar(self.arg(plan, place)),
+                },
                 index: Some(self.arg(plan, index)),
                 body: *body,
             },

@@ -12,9 +12,9 @@
 //! A kernel that another one calls takes the same arguments one by one, so that the optimiser sees through the call.
 //! Large ones stay functions; on a CPU they are modules of their own that all callers of a shared object share.
 //!
-//! On a GPU: `.entry kernel(ptr buf.., i64 size.., i64 scratch_bytes, i64 tasks, ptr scratch, ptr status)` does all
-//! tasks of the grid, whatever the number of blocks is: whoever has done one goes on with the one as far ahead as there
-//! are doers. These are threads in a plain kernel, and what [`Grid`](crate::cuda::Grid) says in others. A doer has
+//! On a GPU: `.entry kernel(ptr buf.., i64 size.., i64 scratch_bytes, i64 tasks, ptr scratch, ptr status, ptr guard)`
+//! does nothing where `guard`, an i32 unless it is null, is 0. Else it does all tasks of the grid, whatever the number of
+//! blocks is: whoever has done one goes on with the one as far ahead as there are doers. These are threads in a plain kernel, and what [`Grid`](crate::cuda::Grid) says in others. A doer has
 //! `scratch_bytes` of scratch for itself. `status` is an i32 that is left alone, or set to what a CPU kernel returns.
 
 use crate::{
@@ -204,7 +204,7 @@ impl<'c> ModuleBuilder<'c> {
     pub fn cuda(&mut self, symbol: &str, buffers: usize, size_args: &[Dim], body: impl for<'k> FnOnce(Entry<'k>)) {
         let mut params = vec![Ty::PTR; buffers];
         params.extend(vec![Ty::I64; size_args.len() + 2]);
-        params.extend([Ty::PTR, Ty::PTR]);
+        params.extend([Ty::PTR; 3]);
         build::function(&self.module, self.context, symbol, &params, &[], Linkage::Exported, |k, args| {
             let (addresses, rest) = args.split_at(buffers);
             let (sizes, rest) = rest.split_at(size_args.len());
@@ -217,7 +217,16 @@ impl<'c> ModuleBuilder<'c> {
                 single: false,
                 scratch: rest[2].ptr(),
             };
-            body(Entry { kernel, scratch_bytes: Ix::Value(rest[0]), status: rest[3].ptr() });
+            let guard = rest[4].ptr();
+            let address = k.op1("llvm.ptrtoint", &[guard.0], Ty::I64, &[]);
+            let wanted = k.if_else(
+                address.cmp(Cmp::Eq, k.int(Ty::I64, 0)),
+                || vec![k.int(Ty::I32, 1)],
+                || vec![guard.load(Ty::I32)],
+            );
+            k.if_(wanted[0].cmp(Cmp::Ne, k.int(Ty::I32, 0)), || {
+                body(Entry { kernel, scratch_bytes: Ix::Value(rest[0]), status: rest[3].ptr() });
+            });
             vec![]
         });
     }

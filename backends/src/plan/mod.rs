@@ -59,7 +59,15 @@ pub enum Step {
     Launch(Launch),
     If { condition: Place, then: u32, otherwise: u32 },
     While { condition: Place, body: u32, max: Dim, label: String },
-    For { count: Place, index: Place, body: u32 },
+    For { count: Count, index: Place, body: u32 },
+}
+
+/// How often a loop runs its body.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Count {
+    Fixed(i64),
+    /// As an element of i64 says when the loop starts.
+    At(Place),
 }
 
 /// One run of a kernel.

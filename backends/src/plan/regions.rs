@@ -2,10 +2,10 @@
 //! body overwrites.
 
 use super::{
-    Step,
+    Count, Step,
     planner::{Planner, View},
 };
-use kiln_ir::{ElemType, Node, Op, Region, Value};
+use kiln_ir::{Def, ElemType, Node, Op, Region, Value, scalar::Literal};
 
 impl Planner<'_> {
     /// A loop whose body's kernels are launches.
@@ -46,19 +46,28 @@ impl Planner<'_> {
     }
 
     fn count(&mut self, node: Node) {
-        let data = &self.m.nodes[node];
-        let count = self.view(data.operand(0));
+        let m = self.m;
+        let data = &m.nodes[node];
+        let fixed = match m.values[data.operand(0)].def {
+            Def::Const(c) => match m.consts[c].data.first() {
+                Some(Literal::Int(n)) => Some(*n),
+                _ => None,
+            },
+            Def::Param(_) | Def::Arg(..) | Def::Result(..) => None,
+        };
+        let count = if fixed.is_none() { Some(self.view(data.operand(0))) } else { None };
         let carried = self.carry(node, 1);
         let index = self.scratch(ElemType::I64, &[]);
         let start = self.now;
-        self.touch(&[&count], &[&index]);
+        self.touch(&count.iter().collect::<Vec<_>>(), &[&index]);
         let body = data.regions[0];
         let inner = self.in_block(|p| {
             p.bind(p.m.regions[body].args[0], index.clone());
             p.body(body, &carried, 1);
         });
         self.close(start, &index, &carried);
-        let step = Step::For { count: count.place(), index: index.place(), body: inner };
+        let count = count.map_or(Count::Fixed(fixed.unwrap_or(0)), |view| Count::At(view.place()));
+        let step = Step::For { count, index: index.place(), body: inner };
         self.blocks[self.block].push(step);
     }
 

@@ -2,7 +2,7 @@
 //! generation. All memory is bytes, so arena offsets, strides and lending are put to the test too.
 
 use kiln_backends::{
-    plan::{Buffer, ModulePlan, Place, Step},
+    plan::{Buffer, Count, ModulePlan, Place, Step},
     weights::{Params, Reader, decode, encode},
 };
 use kiln_ir::{
@@ -138,7 +138,11 @@ impl<'a> Simulator<'a> {
                     }
                 }
                 Step::For { count, index, body } => {
-                    for turn in 0..self.scalar(count, ElemType::I64) {
+                    let count = match count {
+                        Count::Fixed(count) => *count,
+                        Count::At(place) => self.scalar(place, ElemType::I64),
+                    };
+                    for turn in 0..count {
                         let to = self.bind(self.base(index), &Access::new(ElemType::I64, 0, [0; 0]));
                         self.set(&to, &[], Scalar::I(turn));
                         self.block(*body as usize);

@@ -26,6 +26,7 @@ pub const OUT_OF_MEMORY: Status = 2;
 const INVALID_IMAGE: Status = 200;
 const NOT_FOUND: Status = 500;
 const LAUNCH_FAILED: Status = 719;
+const CAPTURE_UNSUPPORTED: Status = 900;
 
 /// The memory of the device: starts and lengths.
 static ALLOCATED: RwLock<BTreeMap<u64, usize>> = RwLock::new(BTreeMap::new());
@@ -246,6 +247,10 @@ fn inside(address: Address, bytes: usize) -> bool {
 }
 
 unsafe extern "C" fn copy_to_device(to: Address, from: *const c_void, bytes: usize, _: Handle) -> Status {
+    // The host's memory may be gone when a graph runs.
+    if CAPTURED.with_borrow(Option::is_some) {
+        return CAPTURE_UNSUPPORTED;
+    }
     if !inside(to, bytes) {
         return INVALID_VALUE;
     }
@@ -254,6 +259,10 @@ unsafe extern "C" fn copy_to_device(to: Address, from: *const c_void, bytes: usi
 }
 
 unsafe extern "C" fn copy_to_host(to: *mut c_void, from: Address, bytes: usize, _: Handle) -> Status {
+    // The host's memory may be gone when a graph runs.
+    if CAPTURED.with_borrow(Option::is_some) {
+        return CAPTURE_UNSUPPORTED;
+    }
     if !inside(from, bytes) {
         return INVALID_VALUE;
     }
@@ -278,7 +287,21 @@ unsafe extern "C" fn stream_destroy(_: Handle) -> Status {
     0
 }
 
+thread_local! {
+    static WAITS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How often this thread has waited for the device.
+pub fn waits() -> usize {
+    WAITS.get()
+}
+
 unsafe extern "C" fn stream_synchronize(_: Handle) -> Status {
+    // What is captured has not been done.
+    if CAPTURED.with_borrow(Option::is_some) {
+        return CAPTURE_UNSUPPORTED;
+    }
+    WAITS.set(WAITS.get() + 1);
     0
 }
 
@@ -419,6 +442,7 @@ unsafe extern "C" fn error_name(status: Status, name: *mut *const c_char) -> Sta
         INVALID_IMAGE => c"CUDA_ERROR_INVALID_IMAGE",
         NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
         LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
+        CAPTURE_UNSUPPORTED => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
         _ => return INVALID_VALUE,
     };
     unsafe { *name = text.as_ptr() };

@@ -2,14 +2,17 @@
 //!
 //! What artifacts say of GPUs stands in [`Plan`](crate::format::Plan): a launch is one of the PTX module's entries. Inputs
 //! are copied to the device when a run starts and outputs from it when it ends; the arena, the states and the weights stay
-//! there. The launches of a run stand on one stream; the host waits for it at the end, and where a plan's control flow
-//! reads a value. Those of a plan without any are captured when they run the second time, and are one graph from then on.
+//! there. The launches of a run stand on one stream; the host waits for it at the end, and where it has to know a value to
+//! go on. Those of a plan in which it never does are captured when they run the second time, and are one graph from then on.
 
+mod control;
 mod device;
 mod driver;
 
 use crate::error::{Error, Result};
 use crate::format::{Kernel, TargetInfo};
+use control::Control;
+pub(crate) use control::{Guard, Sides};
 use device::{Device, Function, Graph, Memory, Module, Stream, Timer};
 pub use driver::{Address, DeviceId, Driver, Functions, Handle, Status};
 use std::ffi::c_void;
@@ -72,6 +75,8 @@ pub(crate) struct Engine {
     /// By entry: the inputs and then the outputs of its last binding.
     ports: Vec<Vec<Memory>>,
     params: Vec<*mut c_void>,
+    /// Made when a plan first needs it.
+    control: Option<Control>,
     /// Made when a launch is first timed.
     timer: Option<Timer>,
     program: Arc<Program>,
@@ -98,6 +103,7 @@ pub(crate) struct Launch<'a> {
     /// The last is the scratch bytes of a task.
     pub(crate) sizes: &'a [i64],
     pub(crate) tasks: i64,
+    pub(crate) guard: Option<Guard>,
 }
 
 impl Engine {
@@ -117,6 +123,7 @@ impl Engine {
             recordings: (0..entries).map(|_| Recording::New).collect(),
             ports: (0..entries).map(|_| vec![]).collect(),
             params: vec![],
+            control: None,
             timer: None,
             states,
             program,
@@ -243,8 +250,15 @@ impl Engine {
         Ok(bytes)
     }
 
-    pub(crate) fn write(&self, to: *mut u8, bytes: &[u8]) -> Result<()> {
-        self.stream.upload(to.addr() as Address, bytes)
+    /// Guards of launches that depend on the flag in a place, inside of what `around` guards.
+    pub(crate) fn guards(&mut self, flag: *const u8, around: Option<Guard>) -> Result<Sides> {
+        let control = control(&mut self.control, &self.stream)?;
+        control.sides(&self.stream, flag.addr() as Address, around)
+    }
+
+    /// Puts an element of i64 into a place for the launches to come.
+    pub(crate) fn set(&mut self, to: *mut u8, value: i64) -> Result<()> {
+        control(&mut self.control, &self.stream)?.set(&self.stream, to.addr() as Address, value)
     }
 
     /// A launch, waited for, and how long the device took for it.
@@ -279,10 +293,12 @@ impl Engine {
             self.scratch = Memory::new(&device, 0, "scratch memory on the device")?;
             self.scratch = Memory::new(&device, scratch_bytes, "scratch memory on the device")?;
         }
+        let guard = launch.guard.zip(self.control.as_ref()).map_or(0, |(guard, control)| control.address(guard));
         let last = [
             launch.tasks as u64,
             self.scratch.start(),
             self.status.start() + u64::from(launch.kernel) * size_of::<i32>() as u64,
+            guard,
         ];
         self.params.clear();
         let param = |p: *const u64| p.cast_mut().cast::<c_void>();
@@ -293,6 +309,14 @@ impl Engine {
         // SAFETY: the plan's arguments are those of the kernel by contract, all of 8 bytes, and name memory of this engine.
         unsafe { self.stream.launch(&launch.names.label, function, size, &mut self.params) }
     }
+}
+
+/// The code for control flow, loaded when it is first needed. The first run of a plan is not captured, so it can be.
+fn control<'a>(control: &'a mut Option<Control>, stream: &Stream) -> Result<&'a Control> {
+    Ok(match control {
+        Some(control) => control,
+        none => none.insert(Control::new(stream.device())?),
+    })
 }
 
 /// An address on the device in the form in which bindings hold addresses. The host never goes there.

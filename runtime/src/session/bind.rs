@@ -33,6 +33,8 @@ pub(super) struct Binding {
     /// By input.
     accepts: Vec<Option<Check>>,
     pub(super) blocks: Vec<Vec<Node>>,
+    /// By block: the launches of it and those inside, if what it does can be launched before any of it is known.
+    launches: Vec<Option<u64>>,
     pub(super) bufs: Vec<*mut u8>,
     pub(super) sizes: Vec<i64>,
     inputs: Vec<Patch>,
@@ -287,6 +289,7 @@ impl Binding {
                 output_shapes,
                 accepts,
                 blocks: Vec::with_capacity(plan.blocks.len()),
+                launches: Vec::new(),
                 bufs: Vec::new(),
                 sizes: Vec::new(),
                 inputs: Vec::new(),
@@ -300,7 +303,42 @@ impl Binding {
             let nodes = block.steps.iter().map(|step| builder.step(step)).collect::<Result<_>>()?;
             builder.binding.blocks.push(nodes);
         }
+        builder.binding.count_launches();
         Ok(builder.binding)
+    }
+
+    fn count_launches(&mut self) {
+        self.launches = vec![None; self.blocks.len()];
+        // Blocks refer to later ones.
+        for block in (0..self.blocks.len()).rev() {
+            let mut all = self.blocks[block].iter().map(|node| match node {
+                Node::Launch(_) => Some(1),
+                Node::If { then, otherwise, .. } => {
+                    let both = (self.launches[*then as usize]?, self.launches[*otherwise as usize]?);
+                    (self.is_short(*then) && self.is_short(*otherwise)).then(|| both.0 + both.1 + 1)
+                }
+                Node::For { count: Times::Fixed(count), body, .. } => {
+                    let one = self.launches[*body as usize]?.checked_add(1)?;
+                    one.checked_mul(u64::try_from(*count).unwrap_or(0))
+                }
+                Node::For { .. } | Node::While { .. } => None,
+            });
+            self.launches[block] = all.try_fold(0u64, |sum, n| sum.checked_add(n?));
+        }
+    }
+
+    /// Whether to launch a block under a guard costs less than to wait until it is known to be wanted.
+    pub(super) fn is_short(&self, block: u32) -> bool {
+        const SHORT: u64 = 16;
+        self.launches[block as usize].is_some_and(|n| n <= SHORT)
+    }
+
+    /// Whether the launches are the same in each run.
+    #[cfg(feature = "cuda")]
+    pub(super) fn is_fixed(&self) -> bool {
+        /// Of a graph.
+        const MOST: u64 = 1 << 16;
+        self.launches[0].is_some_and(|n| n <= MOST)
     }
 
     /// Whether the inputs are those of the entry, in the shapes bound.

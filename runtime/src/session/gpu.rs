@@ -1,9 +1,11 @@
-//! Running a bound plan on a GPU. The host decides where a plan's control flow goes, so it waits wherever that reads a
-//! value; launches without any stand on the stream one after another.
+//! Running a bound plan on a GPU: its launches stand on the stream one after another. What depends on a flag and is short
+//! is launched under guards; the host waits for the flags of the rest, of loops only now and then, and for the counts of
+//! loops that are computed. A plan that waits for nothing becomes a graph.
 
-use super::bind::{Binding, Call, Node};
-use super::{Session, walk};
-use crate::cuda::{Engine, Launch};
+use super::Session;
+use super::bind::{Binding, Call};
+use super::walk::{self, Flag};
+use crate::cuda::{Engine, Guard, Launch};
 use crate::error::Result;
 use crate::format::{Kernel, Lifetime};
 use crate::launch::Profiled;
@@ -39,10 +41,12 @@ impl Session {
                     engine.upload(entry, i, tensor.bytes())?;
                 }
             }
-            let straight = binding.blocks[0].iter().all(|node| matches!(node, Node::Launch(_)));
-            let walk = |engine: &mut Engine| walk::walk(&mut Gpu { binding, kernels, engine, profile }, binding, 0);
+            let walk = |engine: &mut Engine| {
+                walk::walk(&mut Gpu { binding, kernels, engine, profile, guard: None }, binding, 0)
+            };
             // A profile hears of single launches.
-            if straight && profile.is_none() { engine.run_fixed(entry, walk) } else { walk(engine) }?;
+            let fixed = binding.is_fixed() && profile.is_none();
+            if fixed { engine.run_fixed(entry, walk) } else { walk(engine) }?;
             for (i, (port, shape)) in ports.outputs.iter().zip(&binding.output_shapes).enumerate() {
                 if let (Some(to), Some(len)) = (output(i), byte_len(port.elem, shape)) {
                     // SAFETY: the caller's tensors have these bytes, and the end is waited for before they can go.
@@ -72,15 +76,33 @@ struct Gpu<'a> {
     kernels: &'a [Kernel],
     engine: &'a mut Engine,
     profile: Option<&'a dyn Profile>,
+    /// Of the launches to come.
+    guard: Option<Guard>,
 }
 
 impl walk::Machine for Gpu<'_> {
-    fn read<const N: usize>(&mut self, slot: u32) -> Result<[u8; N]> {
-        self.engine.read(self.binding.bufs[slot as usize])
+    type Guard = Guard;
+
+    fn test(&mut self, slot: u32, ahead: bool) -> Result<Flag<Guard>> {
+        let flag = self.binding.bufs[slot as usize];
+        // What is launched in vain is no launch that a profile should hear of.
+        if ahead && self.profile.is_none() {
+            let sides = self.engine.guards(flag, self.guard)?;
+            return Ok(Flag::Ahead(sides.yes, sides.no));
+        }
+        Ok(Flag::Known(self.engine.read::<1>(flag)? != [0]))
     }
 
-    fn write(&mut self, slot: u32, value: i64) -> Result<()> {
-        self.engine.write(self.binding.bufs[slot as usize], &value.to_ne_bytes())
+    fn count(&mut self, slot: u32) -> Result<i64> {
+        Ok(i64::from_le_bytes(self.engine.read(self.binding.bufs[slot as usize])?))
+    }
+
+    fn set(&mut self, slot: u32, value: i64) -> Result<()> {
+        self.engine.set(self.binding.bufs[slot as usize], value)
+    }
+
+    fn guard(&mut self, guard: Option<Guard>) -> Option<Guard> {
+        std::mem::replace(&mut self.guard, guard)
     }
 
     fn launch(&mut self, call: &Call) -> Result<()> {
@@ -91,6 +113,7 @@ impl walk::Machine for Gpu<'_> {
             bufs: &self.binding.bufs[call.bufs as usize..][..call.args as usize],
             sizes: &self.binding.sizes[call.sizes as usize..call.limits.start as usize],
             tasks: call.tasks,
+            guard: self.guard,
         };
         let Some(hook) = self.profile else { return self.engine.launch(&launch) };
         let start = Instant::now();

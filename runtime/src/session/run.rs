@@ -1,7 +1,7 @@
 //! Running a bound plan on the processor.
 
 use super::bind::{Binding, Call};
-use super::walk;
+use super::walk::{self, Flag};
 use crate::code::KernelFn;
 use crate::error::{BadIndex, Error, Result};
 use crate::executor::Workers;
@@ -38,17 +38,27 @@ pub(super) fn run(
 }
 
 impl walk::Machine for Processor<'_> {
-    fn read<const N: usize>(&mut self, slot: u32) -> Result<[u8; N]> {
-        let from = self.binding.bufs[slot as usize].cast::<[u8; N]>();
+    type Guard = std::convert::Infallible;
+
+    fn test(&mut self, slot: u32, _: bool) -> Result<Flag<Self::Guard>> {
         // SAFETY: binding has made room for the element, and no kernel runs.
-        Ok(unsafe { from.read() })
+        Ok(Flag::Known(unsafe { self.binding.bufs[slot as usize].read() } != 0))
     }
 
-    fn write(&mut self, slot: u32, value: i64) -> Result<()> {
+    fn count(&mut self, slot: u32) -> Result<i64> {
+        // SAFETY: as above.
+        Ok(unsafe { self.binding.bufs[slot as usize].cast::<i64>().read_unaligned() })
+    }
+
+    fn set(&mut self, slot: u32, value: i64) -> Result<()> {
         let to = self.binding.bufs[slot as usize].cast::<i64>();
         // SAFETY: as above, and the reader admits only writable memory.
         unsafe { to.write_unaligned(value) };
         Ok(())
+    }
+
+    fn guard(&mut self, guard: Option<Self::Guard>) -> Option<Self::Guard> {
+        guard
     }
 
     fn launch(&mut self, call: &Call) -> Result<()> {

@@ -9,10 +9,14 @@ use crate::{
     weights::{Params, Reader, WeightError},
 };
 use kiln_ir::{Dim, ElemType, Module, SymbolFacts, Type, Value, Verified};
-use kiln_kernels::{KernelSpec, Level as Target, cpu::CpuLevel, cuda::Sm};
+use kiln_kernels::{
+    KernelSpec, Level as Target,
+    cpu::CpuLevel,
+    cuda::{self, Sm},
+};
 use kiln_runtime::format::{
     self, Accepts, Arg, Block, Condition, Count, Entry, Grid, Kernel, Level, MAX_EXTENT, Manifest, Plan, Port,
-    SizeExpr, Summary, Symbol, TargetCode, TargetInfo, UNBOUNDED, Writer,
+    SizeExpr, Summary, Swizzle, Symbol, TargetCode, TargetInfo, TensorMap, UNBOUNDED, Writer,
 };
 use std::{
     collections::HashMap,
@@ -210,13 +214,14 @@ impl Lowering<'_> {
                 Target::Cpu(_) => None,
                 Target::Cuda(sm) => Some(spec.grid(sm)),
             };
+            let maps = grid.iter().flat_map(|grid| &grid.maps).map(|map| tensor_map(map, self.symbols)).collect();
             let grid = grid.map(|grid| Grid {
                 threads: grid.threads,
                 block_tasks: grid.block_tasks,
                 shared_bytes: grid.shared_bytes,
                 resident: grid.resident,
             });
-            self.named.push(Kernel { symbol: spec.symbol(), label: launch.label.clone(), grid });
+            self.named.push(Kernel { symbol: spec.symbol(), label: launch.label.clone(), grid, maps });
             next
         });
         let expr = |d: &Dim| size_expr(d, self.symbols);
@@ -271,6 +276,21 @@ impl Lowering<'_> {
                 Arg::Weight { offset: self.weights[item.0 as usize] + offset as u64 }
             }
         }
+    }
+}
+
+fn tensor_map(map: &cuda::TensorMap, symbols: &[SymbolFacts]) -> TensorMap {
+    let bytes = Dim::from(map.elem.bytes() as i64);
+    TensorMap {
+        arg: map.buffer as u32,
+        elem: elem(map.elem),
+        dims: map.dims.iter().map(|d| size_expr(d, symbols)).collect(),
+        strides: map.strides.iter().map(|d| size_expr(&(d.clone() * bytes.clone()), symbols)).collect(),
+        tile: map.tile.clone(),
+        swizzle: match map.swizzle {
+            cuda::Swizzle::Bytes32 => Swizzle::Bytes32,
+            cuda::Swizzle::Bytes128 => Swizzle::Bytes128,
+        },
     }
 }
 

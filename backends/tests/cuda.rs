@@ -10,6 +10,7 @@ mod digest;
 mod emulator;
 #[path = "conformance/harness.rs"]
 mod harness;
+mod hopper;
 mod ptx;
 
 use cases::{CASES, DIMS, chosen};
@@ -111,9 +112,13 @@ elements!(f64 F64, f32 F32, f16 F16, bf16 BF16, i1 I1, i8 I8, i16 I16, i32 I32, 
 
 /// The PTX of the kernels of a module.
 fn text_of(module: &str) -> String {
+    text_for(module, Sm::Sm80)
+}
+
+fn text_for(module: &str, sm: Sm) -> String {
     let m = kiln_ir::parse(module).unwrap_or_else(|e| panic!("{e}"));
     let plan = kiln_backends::plan::plan(kiln_ir::verify(&m).unwrap(), &PlanOptions::default()).unwrap();
-    let code = code::compile(&plan.kernels, &[Level::Cuda(Sm::Sm80)], 1).unwrap_or_else(|e| panic!("{}", e[0]));
+    let code = code::compile(&plan.kernels, &[Level::Cuda(sm)], 1).unwrap_or_else(|e| panic!("{}", e[0]));
     String::from_utf8(code[0].bytes.clone()).unwrap()
 }
 
@@ -337,8 +342,12 @@ fn rows_and_attention_are_of_the_form_that_is_fast() {
 }
 
 fn assembles_without_spills(text: &str) {
+    assembles_on(text, Sm::Sm80);
+}
+
+fn assembles_on(text: &str, sm: Sm) {
     let Some(ptxas) = ptx::ptxas() else { return };
-    for usage in ptx::assemble(ptxas, Sm::Sm80, text.as_bytes()) {
+    for usage in ptx::assemble(ptxas, sm, text.as_bytes()) {
         assert_eq!((usage.spilled, usage.stack), (0, 0), "{usage:?}");
     }
 }

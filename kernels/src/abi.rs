@@ -12,10 +12,11 @@
 //! A kernel that another one calls takes the same arguments one by one, so that the optimiser sees through the call.
 //! Large ones stay functions; on a CPU they are modules of their own that all callers of a shared object share.
 //!
-//! On a GPU: `.entry kernel(ptr buf.., i64 size.., i64 scratch_bytes, i64 tasks, ptr scratch, ptr status, ptr guard)`
+//! On a GPU: `.entry kernel(ptr buf.., i64 size.., i64 scratch_bytes, i64 tasks, ptr scratch, ptr status, ptr guard, map..)`
 //! does nothing where `guard`, an i32 unless it is null, is 0. Else it does all tasks of the grid, whatever the number of
-//! blocks is: whoever has done one goes on with the one as far ahead as there are doers. These are threads in a plain kernel, and what [`Grid`](crate::cuda::Grid) says in others. A doer has
-//! `scratch_bytes` of scratch for itself. `status` is an i32 that is left alone, or set to what a CPU kernel returns.
+//! blocks is: whoever has done one goes on with the one as far ahead as there are doers. These are threads in a plain
+//! kernel, and what [`Grid`](crate::cuda::Grid) says in others. A doer has `scratch_bytes` of scratch for itself. `status`
+//! is an i32 that is left alone, or set to what a CPU kernel returns. The maps are those of the grid's tensors.
 
 use crate::{
     KernelSpec,
@@ -61,6 +62,8 @@ pub enum Convention {
     Cuda {
         buffers: usize,
         threads: u32,
+        /// After the other parameters there are this many tensor maps.
+        maps: usize,
     },
 }
 
@@ -205,6 +208,11 @@ impl<'c> ModuleBuilder<'c> {
         let mut params = vec![Ty::PTR; buffers];
         params.extend(vec![Ty::I64; size_args.len() + 2]);
         params.extend([Ty::PTR; 3]);
+        let maps = match self.convention {
+            Convention::Cuda { maps, .. } => maps,
+            Convention::Cpu => 0,
+        };
+        params.extend(vec![Ty::PTR; maps]);
         build::function(&self.module, self.context, symbol, &params, &[], Linkage::Exported, |k, args| {
             let (addresses, rest) = args.split_at(buffers);
             let (sizes, rest) = rest.split_at(size_args.len());
@@ -225,7 +233,8 @@ impl<'c> ModuleBuilder<'c> {
                 || vec![guard.load(Ty::I32)],
             );
             k.if_(wanted[0].cmp(Cmp::Ne, k.int(Ty::I32, 0)), || {
-                body(Entry { kernel, scratch_bytes: Ix::Value(rest[0]), status: rest[3].ptr() });
+                let maps = rest[5..].iter().map(|map| map.ptr()).collect();
+                body(Entry { kernel, scratch_bytes: Ix::Value(rest[0]), status: rest[3].ptr(), maps });
             });
             vec![]
         });
@@ -237,6 +246,8 @@ pub struct Entry<'k> {
     pub kernel: Kernel<'k>,
     pub scratch_bytes: Ix<'k>,
     status: Ptr<'k>,
+    /// The tensor maps of the grid.
+    pub maps: Vec<Ptr<'k>>,
 }
 
 impl<'k> Entry<'k> {

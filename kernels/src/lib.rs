@@ -172,8 +172,8 @@ macro_rules! kernels {
                     Level::Cpu(level) => return self.emit(module, symbol, level.describe()),
                     Level::Cuda(sm) => sm,
                 };
-                let threads = self.grid(sm).threads;
-                module.convention = Convention::Cuda { buffers: self.buffers().len(), threads };
+                let Grid { threads, maps, .. } = self.grid(sm);
+                module.convention = Convention::Cuda { buffers: self.buffers().len(), threads, maps: maps.len() };
                 match self { $(KernelSpec::$variant(spec) => spec.emit_cuda(module, symbol, sm)),* }
             }
 

@@ -143,17 +143,20 @@ impl Compiler {
         let module = unsafe { LlvmModule::new(raw.cast()) };
         module.set_source_file_name("");
         for function in module.get_functions() {
+            target::keep_together(llvm, function);
             for (key, value) in target::function_attributes(level) {
                 function.add_attribute(AttributeLoc::Function, llvm.create_string_attribute(key, value));
             }
             match convention {
-                Convention::Cuda { threads, .. } if function.get_name().to_bytes() == name.as_bytes() => {
+                Convention::Cuda { threads, maps, .. } if function.get_name().to_bytes() == name.as_bytes() => {
                     function.set_call_conventions(PTX_KERNEL);
                     let threads = llvm.create_string_attribute("nvvm.reqntid", &threads.to_string());
                     function.add_attribute(AttributeLoc::Function, threads);
                     // Without it ptxas spills registers for the sake of more blocks at a time.
                     let blocks = llvm.create_string_attribute("nvvm.minctasm", "1");
                     function.add_attribute(AttributeLoc::Function, blocks);
+                    let params = function.count_params();
+                    (params - maps as u32..params).for_each(|param| target::make_map(llvm, function, param));
                 }
                 Convention::Cuda { .. } if function.count_basic_blocks() > 0 => {
                     function.set_linkage(Linkage::Internal);

@@ -3,7 +3,11 @@
 use super::ToolError;
 use inkwell::{
     OptimizationLevel,
+    attributes::{Attribute, AttributeLoc},
+    context::Context,
     targets::{CodeModel, InitializationConfig, RelocMode, Target, TargetMachine, TargetTriple},
+    types::AnyType,
+    values::{CallSiteValue, FunctionValue},
 };
 use kiln_kernels::{Level, cpu::CpuLevel};
 
@@ -39,6 +43,31 @@ pub(super) const fn function_attributes(level: Level) -> &'static [(&'static str
     }
 }
 
+/// Makes a parameter of a kernel for GPUs a tensor map: 128 bytes that nobody writes, at an address where hardware finds them.
+pub(super) fn make_map(llvm: &Context, function: FunctionValue<'_>, param: u32) {
+    let kind = Attribute::get_named_enum_kind_id;
+    let bytes = llvm.i8_type().array_type(128).as_any_type_enum();
+    for attribute in [
+        llvm.create_type_attribute(kind("byval"), bytes),
+        llvm.create_enum_attribute(kind("align"), 64),
+        llvm.create_string_attribute("nvvm.grid_constant", ""),
+    ] {
+        function.add_attribute(AttributeLoc::Param(param), attribute);
+    }
+}
+
+/// Says of assembly text in a function that threads may be together there: it is not to be copied to, or moved between,
+/// places that only some of them come to.
+pub(super) fn keep_together(llvm: &Context, function: FunctionValue<'_>) {
+    let convergent = llvm.create_enum_attribute(Attribute::get_named_enum_kind_id("convergent"), 0);
+    let instructions = function.get_basic_blocks().into_iter().flat_map(|block| block.get_instructions());
+    for call in instructions.filter_map(|i| CallSiteValue::try_from(i).ok()) {
+        if call.get_called_fn_value().is_none() {
+            call.add_attribute(AttributeLoc::Function, convergent);
+        }
+    }
+}
+
 /// The intrinsics that every target has instructions for, without their types. LLVM makes a call of a library of any
 /// other, or ends the process.
 const INTRINSICS: [&str; 15] = [
@@ -63,8 +92,9 @@ const INTRINSICS: [&str; 15] = [
 const CPU_INTRINSICS: [&str; 4] = ["llvm.masked.load", "llvm.masked.store", "llvm.prefetch", "llvm.vector.reduce.or"];
 
 /// Those that GPUs have besides.
-const CUDA_INTRINSICS: [&str; 13] = [
+const CUDA_INTRINSICS: [&str; 14] = [
     "llvm.nvvm.bar.warp.sync",
+    "llvm.nvvm.barrier.cta.arrive",
     "llvm.nvvm.barrier.cta.sync",
     "llvm.nvvm.cp.async",
     "llvm.nvvm.ex2.approx",

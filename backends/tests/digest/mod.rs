@@ -1,17 +1,18 @@
 //! What the PTX of a kernel of each kind with code of its own is made of: what it takes, its memory, and how many
 //! instructions of which kind its hot loop has. A snapshot shows a reviewer what a change does to them.
 
-use crate::{loops, text_of};
+use crate::{loops, text_for};
+use kiln_kernels::cuda::Sm;
 use std::{collections::BTreeMap, fmt::Write};
 
 /// Kinds of instructions and how their names begin; the first that fits counts.
 const KINDS: &[(&str, &[&str])] = &[
-    ("tensor cores", &["mma.", "ldmatrix."]),
+    ("tensor cores", &["mma.", "ldmatrix.", "wgmma."]),
     ("copies to shared memory", &["cp.async"]),
     ("shared memory", &["ld.shared", "st.shared"]),
     ("global memory", &["ld.global", "st.global", "ld.param", "ld.v", "st.v", "ld.b", "st.b", "ld.u", "st.u", "ld.f"]),
     ("local memory", &["ld.local", "st.local"]),
-    ("between threads", &["shfl.", "bar.", "barrier.", "vote.", "redux.", "atom.", "red."]),
+    ("between threads", &["shfl.", "bar.", "barrier.", "mbarrier.", "vote.", "redux.", "atom.", "red."]),
     ("functions", &["ex2.", "lg2.", "rcp.", "rsqrt.", "sqrt.", "sin.", "cos.", "tanh.", "div.rn", "div.full"]),
 ];
 
@@ -55,9 +56,14 @@ fn bytes(text: &str, space: &str) -> usize {
     declared.filter_map(|l| l.split_once('[')?.1.split_once(']')?.0.parse::<usize>().ok()).sum()
 }
 
-/// The innermost loop with the most instructions, of those that read memory, or else all of the kernel.
+/// The loop with products of warp groups, or else the innermost loop with the most instructions, of those that read memory,
+/// or else all of the kernel.
 fn hot(kernel: &str) -> (&'static str, &str) {
     let all = loops(kernel);
+    // It has a loop that waits.
+    if let Some(body) = all.iter().find(|body| body.contains("wgmma.mma_async")) {
+        return ("hot loop", body);
+    }
     let within = |inner: &str, outer: &str| {
         let start = (inner.as_ptr() as usize).checked_sub(outer.as_ptr() as usize);
         inner.len() < outer.len() && start.is_some_and(|start| start < outer.len())
@@ -106,12 +112,12 @@ fn digest(text: &str) -> String {
 
 /// A test for a module of one entry: its inputs, its result, and what makes that.
 macro_rules! digests {
-    ($($name:ident: $inputs:literal, $result:literal, $op:literal;)*) => {$(
+    ($sm:ident; $($name:ident: $inputs:literal, $result:literal, $op:literal;)*) => {$(
         #[test]
         fn $name() {
             let (inputs, result, op) = ($inputs, $result, $op);
             let entry = format!("entry @f({inputs}) -> (z: {result}) {{ %0 = {op} : {result} return %0 }}");
-            let text = text_of(&format!("module @m stage=legal {{ dim B = 0..1000000\n {entry} }}"));
+            let text = text_for(&format!("module @m stage=legal {{ dim B = 0..1000000\n {entry} }}"), Sm::$sm);
             let mut settings = insta::Settings::clone_current();
             settings.set_omit_expression(true);
             settings.bind(|| insta::assert_snapshot!(digest(&text)));
@@ -120,6 +126,7 @@ macro_rules! digests {
 }
 
 digests! {
+    Sm80;
     product_on_tensor_cores: "%x: f16[1024,512], %y: f16[512,1024]", "f16[1024,1024]", "matmul %x, %y";
     product_by_multiply_adds: "%x: f32[2048,512], %y: f32[512,2048]", "f32[2048,2048]", "matmul %x, %y";
     softmax_of_rows: "%x: f32[B,512]", "f32[B,512]", "softmax %x axis=1";
@@ -131,4 +138,9 @@ digests! {
         "attention %q, %k, %v scale=0.125 causal=true layout=bhsd";
     attention_by_multiply_adds: "%q: f32[B,2,256,64], %k: f32[B,2,256,64], %v: f32[B,2,256,64]", "f32[B,2,256,64]",
         "attention %q, %k, %v scale=0.125 causal=true layout=bhsd";
+}
+
+digests! {
+    Sm90a;
+    product_of_warp_groups: "%x: bf16[4096,4096], %y: bf16[4096,4096]", "bf16[4096,4096]", "matmul %x, %y";
 }

@@ -1,13 +1,16 @@
 //! The threads of a block, and what they do together.
 //!
-//! A warp runs until all of its lanes stand at a barrier of the block, the last warp first. What its lanes do together, all of
-//! them do at the same place. Copies to shared memory arrive when they are waited for, and not before.
+//! A warp runs until its lanes wait for others, the last warp first. What the lanes of a warp or the warps of a group do
+//! together, all of them do at the same place. Copies to shared memory arrive when they are waited for, and not before; where
+//! nobody can go on and nothing is on its way, the block is stuck, which is an error.
 
 use super::{
+    group::{GROUP, Group},
     ptx::{Function, Inst, Kind, Module, Operand, Ty},
     run::{Memory, Pause, Place, Shared, Thread},
 };
 use half::{bf16, f16};
+use std::collections::HashMap;
 
 const WARP: usize = 32;
 const WORD: Ty = Ty { kind: Kind::Bits, bits: 32 };
@@ -24,33 +27,108 @@ pub fn run(
     let shared = Shared::new(module, bytes);
     let thread = |thread| Thread::new(module, entry, params, (memory, &shared), Place { thread, ..place });
     let mut threads: Vec<Thread<'_>> = (0..place.threads).map(thread).collect::<Result<_, _>>()?;
+    let mut groups: Vec<Group> = threads.chunks(GROUP).map(|_| Group::default()).collect();
+    let mut barriers = HashMap::new();
     loop {
-        let mut pauses = vec![];
+        let mut moved = false;
         for (number, lanes) in threads.chunks_mut(WARP).enumerate().rev() {
-            pauses.push(warp(lanes).map_err(|(lane, e)| format!("thread {}: {e}", number * WARP + lane))?);
+            moved |= warp(lanes).map_err(|(lane, e)| format!("thread {}: {e}", number * WARP + lane))?;
         }
-        if pauses.iter().all(|pause| *pause == Pause::Done) {
+        for (number, lanes) in threads.chunks_mut(GROUP).enumerate() {
+            let done = group(lanes, &mut groups[number], &shared);
+            moved |= done.map_err(|e| format!("group {number}: {e}"))?;
+        }
+        moved |= meet(&mut threads, &mut barriers)?;
+        if threads.iter().all(|t| t.stands() == Some(Pause::Done)) {
             return Ok(());
         }
-        if pauses.contains(&Pause::Done) {
-            return Err("a barrier that not all threads come to".into());
+        if !moved && !shared.deliver(memory)? {
+            let waiting = |(i, t): (usize, &Thread<'_>)| Some(format!("thread {i} at {}", t.next()?.text));
+            let waiting: Vec<String> = threads.iter().enumerate().step_by(WARP).filter_map(waiting).collect();
+            return Err(format!("a barrier that not all threads come to: {}", waiting.join(", ")));
         }
-        threads.iter_mut().for_each(Thread::pass);
     }
 }
 
-/// Runs the lanes of a warp until all have ended or all stand at a barrier of the block.
-fn warp(lanes: &mut [Thread<'_>]) -> Result<Pause, (usize, String)> {
+/// A barrier of the block that somebody has come to: the threads that it is for, those that have come, and the warps that
+/// wait.
+struct Barrier {
+    threads: usize,
+    come: usize,
+    waiting: Vec<usize>,
+}
+
+/// Lets warps meet at the barriers of the block; whether any came further. `barriers` are by number.
+fn meet(threads: &mut [Thread<'_>], barriers: &mut HashMap<u64, Barrier>) -> Result<bool, String> {
+    const NUMBER: Ty = Ty { kind: Kind::Unsigned, bits: 32 };
+    let all = threads.len();
+    let mut moved = false;
+    for warp in 0..all.div_ceil(WARP) {
+        let lanes = &threads[warp * WARP..all.min((warp + 1) * WARP)];
+        let waits = barriers.values().any(|b| b.waiting.contains(&warp));
+        if waits || lanes.iter().any(|lane| lane.stands() != Some(Pause::Block)) {
+            continue;
+        }
+        let Some(inst) = lanes[0].next() else { continue };
+        if lanes.iter().any(|lane| lane.next().is_none_or(|i| !std::ptr::eq(i, inst))) {
+            return Err(format!("warp {warp} is not together at {}", inst.text));
+        }
+        let number = lanes[0].operand(&inst.operands[0], NUMBER)?;
+        let threads_of = inst.operands.get(1).map_or(Ok(all as u64), |n| lanes[0].operand(n, NUMBER))? as usize;
+        if number >= 16 || !threads_of.is_multiple_of(WARP) && threads_of != all {
+            return Err(format!("barrier {number} for {threads_of} threads"));
+        }
+        let fresh = || Barrier { threads: threads_of, come: 0, waiting: vec![] };
+        let barrier = barriers.entry(number).or_insert_with(fresh);
+        barrier.come += lanes.len();
+        if barrier.threads != threads_of || barrier.come > threads_of {
+            return Err(format!("{}: barrier {number} is for {} threads", inst.text, barrier.threads));
+        }
+        barrier.waiting.push(warp);
+        let arrives = inst.words.iter().any(|w| w == "arrive");
+        let full = barrier.come == threads_of;
+        let mut going = if arrives { vec![barrier.waiting.pop().unwrap_or(warp)] } else { vec![] };
+        if full {
+            going.extend(barriers.remove(&number).map(|b| b.waiting).unwrap_or_default());
+        }
+        moved |= !going.is_empty();
+        for warp in going {
+            threads[warp * WARP..all.min((warp + 1) * WARP)].iter_mut().for_each(Thread::pass);
+        }
+    }
+    Ok(moved)
+}
+
+/// Has the warps of a group do what they do together, if all have come to it.
+fn group(lanes: &mut [Thread<'_>], group: &mut Group, shared: &Shared<'_>) -> Result<bool, String> {
+    if lanes.iter().any(|lane| lane.stands() != Some(Pause::Group)) {
+        return Ok(false);
+    }
+    let Some(inst) = lanes[0].next() else { return Ok(false) };
+    if lanes.len() != GROUP || lanes.iter().any(|lane| lane.next().is_none_or(|i| !std::ptr::eq(i, inst))) {
+        return Err(format!("it is not together at {}", inst.text));
+    }
+    group.act(lanes, inst, shared).map_err(|e| format!("{}: {e}", inst.text))?;
+    lanes.iter_mut().for_each(Thread::pass);
+    Ok(true)
+}
+
+/// Runs the lanes of a warp until they wait for others; whether any came further.
+fn warp(lanes: &mut [Thread<'_>]) -> Result<bool, (usize, String)> {
+    let mut moved = false;
     loop {
-        let mut pauses = vec![];
         for (i, lane) in lanes.iter_mut().enumerate() {
-            pauses.push(lane.run().map_err(|e| (i, e))?);
+            moved |= lane.advance().map_err(|e| (i, e))?;
         }
-        let first = pauses[0];
-        if let Some(other) = pauses.iter().position(|pause| *pause != first) {
-            return Err((other, format!("{:?} while lane 0 is at {first:?}", pauses[other])));
+        if lanes.iter().any(|lane| lane.stands() == Some(Pause::Wait)) {
+            return Ok(moved);
         }
-        let Some(inst) = lanes[0].next().filter(|_| first == Pause::Warp) else { return Ok(first) };
+        let first = lanes[0].stands();
+        if let Some(other) = lanes.iter().position(|lane| lane.stands() != first) {
+            let (other_stands, first) = (lanes[other].stands(), first);
+            return Err((other, format!("{other_stands:?} while lane 0 is at {first:?}")));
+        }
+        let Some(inst) = lanes[0].next().filter(|_| first == Some(Pause::Warp)) else { return Ok(moved) };
         if let Some(other) = lanes.iter().position(|lane| lane.next().is_none_or(|i| !std::ptr::eq(i, inst))) {
             return Err((other, format!("it is not with lane 0 at {}", inst.text)));
         }

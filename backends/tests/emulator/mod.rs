@@ -4,9 +4,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 mod block;
+mod group;
+mod mbarrier;
 mod numbers;
 mod ptx;
 mod run;
+mod tile;
 
 use kiln_runtime::cuda::{Address, DeviceId, Driver, Functions, Handle, Status};
 use run::{Memory, Place};
@@ -89,6 +92,7 @@ pub fn functions() -> Functions {
         event_elapsed,
         launch,
         error_name,
+        encode_map: Some(tile::encode),
     }
 }
 
@@ -313,7 +317,12 @@ struct Launch {
     threads: c_uint,
     shared: usize,
     params: Vec<u64>,
+    /// The memory of those that are no numbers.
+    arrays: Vec<Arc<Array>>,
 }
+
+#[repr(align(64))]
+struct Array([u8; 128]);
 
 thread_local! {
     /// The launches that are captured, where that has begun.
@@ -406,9 +415,20 @@ unsafe extern "C" fn launch(
     if shared as usize > entry.shared.get() {
         return INVALID_VALUE;
     }
-    let count = unsafe { &(*entry.module).parsed }.functions[&entry.name].params;
-    let params = (0..count).map(|i| unsafe { (*params.add(i)).cast::<u64>().read_unaligned() }).collect();
-    let launch = Launch { function: function as usize, blocks, threads, shared: shared as usize, params };
+    let parsed = &unsafe { &(*entry.module).parsed }.functions[&entry.name];
+    let mut arrays = vec![];
+    let param = |i: usize| unsafe {
+        let from = *params.add(i);
+        if parsed.arrays.contains(&i) {
+            let array = Arc::new(Array(from.cast::<[u8; 128]>().read_unaligned()));
+            let at = array.0.as_ptr() as u64;
+            arrays.push(array);
+            return at;
+        }
+        from.cast::<u64>().read_unaligned()
+    };
+    let params = (0..parsed.params).map(param).collect();
+    let launch = Launch { function: function as usize, blocks, threads, shared: shared as usize, params, arrays };
     let captured = CAPTURED.with_borrow_mut(|captured| match captured {
         Some(launches) => {
             launches.push(launch.clone());
@@ -421,7 +441,7 @@ unsafe extern "C" fn launch(
 
 fn perform(launch: &Launch) -> Status {
     LAUNCHES.fetch_add(1, Ordering::Relaxed);
-    let Launch { function, blocks, threads, shared, ref params } = *launch;
+    let Launch { function, blocks, threads, shared, ref params, .. } = *launch;
     let function = unsafe { &*(function as *const Function) };
     let module = unsafe { &(*function.module).parsed };
     let entry = &module.functions[&function.name];

@@ -76,6 +76,8 @@ pub struct Function {
     /// The slot of what it returns.
     pub returns: Option<usize>,
     pub local_bytes: usize,
+    /// The slots of parameters that are no numbers: they hold the addresses of what was given.
+    pub arrays: Vec<usize>,
 }
 
 pub struct Module {
@@ -170,6 +172,7 @@ fn function(head: &[&str], body: &[&str]) -> Result<Function, String> {
     let (name, list) = rest.split_once('(').unwrap_or((rest, ""));
     let list = list.split(')').next().unwrap_or("");
     let formals = declared(list);
+    let arrays = list.split(',').enumerate().filter(|(_, p)| p.contains('[')).map(|(i, _)| i).collect();
     formals.iter().for_each(|p| {
         index(&mut names.slots, p);
     });
@@ -221,7 +224,16 @@ fn function(head: &[&str], body: &[&str]) -> Result<Function, String> {
     }
     let (registers, slots) = (names.registers.len(), names.slots.len());
     let name = name.trim().to_string();
-    Ok(Function { name, insts, registers, params: formals.len(), slots, returns, local_bytes: names.local_bytes })
+    Ok(Function {
+        name,
+        insts,
+        registers,
+        params: formals.len(),
+        slots,
+        returns,
+        local_bytes: names.local_bytes,
+        arrays,
+    })
 }
 
 fn inst(statement: &str, names: &mut Names) -> Result<Inst, String> {
@@ -268,6 +280,13 @@ fn operand(text: &str, names: &mut Names) -> Result<Operand, String> {
     if let Some(list) = inside('{', '}').or_else(|| inside('(', ')')) {
         let list: Result<Vec<_>, _> = parts(list).into_iter().map(|p| operand(p, names)).collect();
         return Ok(Operand::Group(list?));
+    }
+    // A tensor map and coordinates.
+    if let Some(list) = inside('[', ']')
+        && let Some((map, coordinates)) = list.split_once(',')
+    {
+        let parts = [format!("[{}]", map.trim()), coordinates.trim().to_string()];
+        return Ok(Operand::Group(parts.iter().map(|p| operand(p, names)).collect::<Result<_, _>>()?));
     }
     if let Some(address) = inside('[', ']') {
         let cut =

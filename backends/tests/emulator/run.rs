@@ -3,8 +3,10 @@
 //! It runs until it ends or comes to what it does together with others, which is its block's business.
 
 use super::{
+    mbarrier::Barriers,
     numbers::{arithmetic, compare, convert, float, from_float, mask, signed},
     ptx::{Function, Inst, Kind, Module, Operand, Ty},
+    tile::{self, TileCopy},
 };
 use half::bf16;
 use std::{
@@ -39,6 +41,10 @@ struct Frame<'m> {
     at: usize,
     /// Where the caller wants the result.
     result: Option<usize>,
+    /// Of each register, whether it belongs to products under way, and whether it was written since a fence for such. Empty
+    /// as long as there are none.
+    held: Vec<bool>,
+    unordered: Vec<bool>,
 }
 
 /// The memory that a launch gives a block. Its addresses are those of the host, the last [`WINDOW_BITS`] of which are what a
@@ -82,12 +88,32 @@ pub struct Shared<'m> {
     sizes: &'m HashMap<String, usize>,
     variables: RefCell<HashMap<String, Box<[u128]>>>,
     window: Option<Window>,
+    pub barriers: Barriers,
+    tiles: RefCell<Vec<TileCopy>>,
 }
 
 impl<'m> Shared<'m> {
     pub fn new(module: &'m Module, bytes: usize) -> Shared<'m> {
         let window = (bytes > 0).then(|| Window::new(bytes));
-        Shared { sizes: &module.shared, variables: RefCell::default(), window }
+        let (variables, tiles) = (RefCell::default(), RefCell::default());
+        Shared { sizes: &module.shared, variables, window, barriers: Barriers::default(), tiles }
+    }
+
+    /// Has the copy of a tile arrive that was begun last, if any is under way.
+    pub fn deliver(&self, memory: &dyn Memory) -> Result<bool, String> {
+        let last = self.tiles.borrow_mut().pop();
+        last.map_or(Ok(false), |copy| copy.arrive(memory, self).map(|()| true))
+    }
+
+    /// Two bytes at an address of the device.
+    pub fn element(&self, at: u64) -> Result<u16, String> {
+        let window = self.window.as_ref().ok_or("the launch gives no memory")?;
+        let place = window.start as u64 + at;
+        if !self.allows(place, 2) {
+            return Err(format!("a matrix reaches to {at:#x} in shared memory"));
+        }
+        // Checked just now.
+        Ok(unsafe { (place as *const u16).read() })
     }
 
     fn address(&self, name: &str) -> Result<u64, String> {
@@ -123,6 +149,10 @@ pub enum Pause {
     Block,
     /// At what the lanes of a warp do together.
     Warp,
+    /// At what the warps of a group do together.
+    Group,
+    /// At a barrier in shared memory, alone.
+    Wait,
 }
 
 /// A copy to shared memory that is under way: to, from, bytes that are read of 16.
@@ -138,6 +168,10 @@ pub struct Thread<'m> {
     /// Copies since the last group, and the groups that have not been waited for.
     copies: Vec<Copy>,
     groups: VecDeque<Vec<Copy>>,
+    /// Where it stands, if it does.
+    stands: Option<Pause>,
+    /// How often it has asked for a phase that had ended.
+    tries: u64,
 }
 
 impl<'m> Thread<'m> {
@@ -150,7 +184,8 @@ impl<'m> Thread<'m> {
         place: Place,
     ) -> Result<Thread<'m>, String> {
         let (copies, groups) = (vec![], VecDeque::new());
-        let mut thread = Thread { module, memory, shared, place, steps: 0, frames: vec![], copies, groups };
+        let (steps, frames, stands, tries) = (0, vec![], None, 0);
+        let mut thread = Thread { module, memory, shared, place, steps, frames, copies, groups, stands, tries };
         thread.enter(entry, params, None)?;
         Ok(thread)
     }
@@ -163,6 +198,8 @@ impl<'m> Thread<'m> {
             local: vec![0xdead_beef_dead_beef; function.local_bytes.div_ceil(8)],
             at: 0,
             result,
+            held: vec![],
+            unordered: vec![],
         };
         if args.len() != function.params {
             return Err(format!("{} takes {} parameters, {} are given", function.name, function.params, args.len()));
@@ -179,8 +216,82 @@ impl<'m> Thread<'m> {
         frame.function.insts.get(frame.at)
     }
 
+    /// Where it stands.
+    pub fn stands(&self) -> Option<Pause> {
+        self.stands
+    }
+
+    /// Runs until it stands, unless it does; whether it came further.
+    pub fn advance(&mut self) -> Result<bool, String> {
+        let mut moved = false;
+        loop {
+            match (self.stands, self.next()) {
+                (None, _) => self.stands = Some(self.run()?),
+                (Some(Pause::Wait), Some(inst)) => {
+                    let found = self.shared.barriers.try_wait(self, inst).map_err(|e| format!("{}: {e}", inst.text))?;
+                    let Some(found) = found else { return Ok(moved) };
+                    self.tries += 1;
+                    self.assign(&inst.operands[0], u64::from(found), PRED)?;
+                    self.pass();
+                }
+                _ => return Ok(moved),
+            }
+            moved = true;
+        }
+    }
+
+    pub fn tries(&self) -> u64 {
+        self.tries
+    }
+
+    /// Whether an address is that of a parameter that is no number.
+    pub fn is_parameter(&self, at: u64) -> bool {
+        let frame = self.frames.first();
+        frame.is_some_and(|f| f.function.arrays.iter().any(|slot| f.slots[*slot] == at))
+    }
+
+    /// Registers that nothing but products under way may touch.
+    pub fn hold(&mut self, registers: &[usize]) {
+        let Some(frame) = self.frames.last_mut() else { return };
+        frame.held = vec![false; frame.registers.len()];
+        registers.iter().for_each(|r| frame.held[*r] = true);
+    }
+
+    /// A fence between what others do with registers and products.
+    pub fn order_registers(&mut self) {
+        let Some(frame) = self.frames.last_mut() else { return };
+        frame.unordered = vec![false; frame.registers.len()];
+    }
+
+    /// Whether there was a fence since the registers were written.
+    pub fn are_ordered<'a>(&self, registers: impl Iterator<Item = &'a Operand>) -> Result<(), String> {
+        let frame = self.frames.last().ok_or("it has ended")?;
+        for register in registers {
+            let Operand::Reg(r) = register else { return Err("not a register".into()) };
+            if frame.unordered.get(*r) != Some(&false) {
+                return Err("no fence since a register was written".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of a register of a product.
+    pub fn held(&self, register: &Operand) -> Result<u64, String> {
+        let (Operand::Reg(r), Some(frame)) = (register, self.frames.last()) else {
+            return Err("not a register".into());
+        };
+        Ok(frame.registers[*r])
+    }
+
+    pub fn fill_held(&mut self, register: &Operand, value: u64) {
+        if let (Operand::Reg(r), Some(frame)) = (register, self.frames.last_mut()) {
+            frame.registers[*r] = value;
+        }
+    }
+
     /// Goes on behind the instruction at which it stands.
     pub fn pass(&mut self) {
+        self.stands = None;
         if let Some(frame) = self.frames.last_mut() {
             frame.at += 1;
         }
@@ -215,6 +326,28 @@ impl<'m> Thread<'m> {
                         let of_block = inst.op.starts_with("bar") && inst.words[0] != "warp";
                         return Ok(if of_block { Pause::Block } else { Pause::Warp });
                     }
+                    ("wgmma", _) => {
+                        self.frames.push(frame);
+                        return Ok(Pause::Group);
+                    }
+                    ("mbarrier", _) if inst.words[0] == "try_wait" => {
+                        self.frames.push(frame);
+                        return Ok(Pause::Wait);
+                    }
+                    ("mbarrier" | "fence" | "prefetch" | "setmaxnreg", _) => {
+                        self.frames.push(frame);
+                        self.on_hopper(inst).map_err(|e| format!("{}: {}: {e}", function.name, inst.text))?;
+                        frame = self.frames.pop().expect("it was pushed");
+                        frame.at += 1;
+                    }
+                    ("cp", _) if inst.words[1] == "bulk" => {
+                        self.frames.push(frame);
+                        let copy = tile::begin(self, inst, self.shared);
+                        let copy = copy.map_err(|e| format!("{}: {}: {e}", function.name, inst.text))?;
+                        self.shared.tiles.borrow_mut().push(copy);
+                        frame = self.frames.pop().expect("it was pushed");
+                        frame.at += 1;
+                    }
                     _ => {
                         self.step(&mut frame, inst).map_err(|e| format!("{}: {}: {e}", function.name, inst.text))?;
                         frame.at += 1;
@@ -232,6 +365,29 @@ impl<'m> Thread<'m> {
     /// The value of an operand of the instruction at which it stands.
     pub fn operand(&self, operand: &Operand, ty: Ty) -> Result<u64, String> {
         self.value(self.frames.last().ok_or("it has ended")?, operand, ty)
+    }
+
+    /// What a thread alone does of what only Hopper has.
+    fn on_hopper(&mut self, inst: &Inst) -> Result<(), String> {
+        match (inst.op.as_str(), inst.words[0].as_str()) {
+            ("mbarrier", _) => self.shared.barriers.act(self, inst),
+            ("fence", "mbarrier_init" | "proxy") => {
+                self.shared.barriers.show();
+                Ok(())
+            }
+            ("prefetch", "tensormap") => Ok(()),
+            ("setmaxnreg", "inc" | "dec") => match inst.operands[0] {
+                Operand::Imm(count) if count % 8 == 0 && (24..=256).contains(&count) => Ok(()),
+                _ => Err("a number of registers that there is not".into()),
+            },
+            _ => Err("another form".into()),
+        }
+    }
+
+    /// The same of shared memory.
+    pub fn shared_place(&self, operand: &Operand, bytes: u64) -> Result<u64, String> {
+        let at = self.place_of(operand, bytes)?;
+        if self.shared.allows(at, bytes) { Ok(at) } else { Err(format!("{at:#x} is not in shared memory")) }
     }
 
     /// An address among its operands, of memory that `bytes` bytes of are accessed.
@@ -255,7 +411,12 @@ impl<'m> Thread<'m> {
 
     fn value(&self, frame: &Frame<'_>, operand: &Operand, ty: Ty) -> Result<u64, String> {
         Ok(match operand {
+            Operand::Reg(r) if frame.held.get(*r) == Some(&true) => {
+                return Err("it reads a register of a product under way".into());
+            }
             Operand::Reg(r) => frame.registers[*r] & mask(ty.bits),
+            // The address of a parameter that is no number.
+            Operand::Param(slot, 0) if frame.function.arrays.contains(slot) => frame.slots[*slot],
             Operand::Imm(bits) => bits & mask(ty.bits),
             Operand::Special(name) => self.special(name),
             Operand::Depot => frame.local.as_ptr() as u64,
@@ -274,7 +435,15 @@ impl<'m> Thread<'m> {
 
     fn set(frame: &mut Frame<'_>, operand: &Operand, value: u64, ty: Ty) -> Result<(), String> {
         match operand {
-            Operand::Reg(r) => frame.registers[*r] = value & mask(ty.bits),
+            Operand::Reg(r) if frame.held.get(*r) == Some(&true) => {
+                return Err("it writes a register of a product under way".into());
+            }
+            Operand::Reg(r) => {
+                frame.registers[*r] = value & mask(ty.bits);
+                if let Some(unordered) = frame.unordered.get_mut(*r) {
+                    *unordered = true;
+                }
+            }
             Operand::Group(parts) => {
                 let bits = ty.bits / parts.len() as u32;
                 for (i, part) in parts.iter().enumerate() {

@@ -49,6 +49,9 @@ pub fn assemble(ptxas: &PathBuf, sm: Sm, ptx: &[u8]) -> Vec<Usage> {
     let output = Command::new(ptxas).args(args).arg(&file).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "ptxas {arch}: {said}\n{}", String::from_utf8_lossy(ptx));
+    // Products of warp groups that ptxas runs one by one, registers that it does not hand over, and the like.
+    let warned: Vec<&str> = said.lines().filter(|l| l.contains("Performance") || l.contains("ignored")).collect();
+    assert!(warned.is_empty(), "ptxas {arch}: {}", warned.join("; "));
     usages(&said)
 }
 

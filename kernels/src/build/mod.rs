@@ -226,6 +226,33 @@ impl<'k> Builder<'k> {
         V::from_parts(self, ty, &(0..ty.parts as usize).map(apply).collect::<Vec<_>>())
     }
 
+    /// Assembly text of the target, which has effects beyond its results, with LLVM's constraints on its operands.
+    pub fn asm_of(
+        &self,
+        text: &str,
+        constraints: &str,
+        operands: &[Value<'k, 'k>],
+        results: &[Type<'k>],
+    ) -> Vec<Value<'k, 'k>> {
+        let string = |s: &str| StringAttribute::new(self.context, s).into();
+        let effects = self.parse_attr("unit");
+        let attrs = [("asm_string", string(text)), ("constraints", string(constraints)), ("has_side_effects", effects)];
+        self.op("llvm.inline_asm", operands, results, &attrs)
+    }
+
+    /// The same with a result of this type, or none.
+    pub fn asm(
+        &'k self,
+        text: &str,
+        constraints: &str,
+        operands: &[Value<'k, 'k>],
+        result: Option<Ty>,
+    ) -> Option<V<'k>> {
+        let types: Vec<Type> = result.iter().map(|ty| ty.mlir(self.context)).collect();
+        let values = self.asm_of(text, constraints, operands, &types);
+        result.map(|ty| V::from_parts(self, ty, &values))
+    }
+
     /// An integer attribute of `bits` bits.
     pub fn int_attr(&self, bits: u32, value: i64) -> Attribute<'k> {
         IntegerAttribute::new(IntegerType::new(self.context, bits).into(), value).into()

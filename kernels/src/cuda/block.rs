@@ -64,8 +64,21 @@ impl<'k> Block<'k> {
 
     /// Runs `body` for the tasks of this block.
     pub fn tasks(&self, tasks: Ix<'k>, body: impl FnOnce(Ix<'k>)) {
+        self.tasks_carry(tasks, &[], |task, _| {
+            body(task);
+            vec![]
+        });
+    }
+
+    /// The same with values that are carried from one task to the next.
+    pub fn tasks_carry(
+        &self,
+        tasks: Ix<'k>,
+        init: &[V<'k>],
+        body: impl FnOnce(Ix<'k>, &[V<'k>]) -> Vec<V<'k>>,
+    ) -> Vec<V<'k>> {
         let (first, blocks) = (super::register(self.k, "ctaid.x"), super::register(self.k, "nctaid.x"));
-        self.k.for_(first, tasks, blocks, body);
+        self.k.for_carry(first, tasks, blocks, init, body)
     }
 
     /// The shared memory that [`ModuleBuilder::block_memory`](crate::abi::ModuleBuilder::block_memory) has given this name.
@@ -133,6 +146,11 @@ impl<'k> Block<'k> {
         all
     }
 
+    /// A pointer to shared memory as one into its address space.
+    pub(super) fn shared_pointer(&self, of: Ptr<'k>) -> Value<'k, 'k> {
+        self.address(of, SHARED)
+    }
+
     fn address(&self, of: Ptr<'k>, space: u32) -> Value<'k, 'k> {
         self.k.op("llvm.addrspacecast", &[of.0.raw()], &[pointer(self.k.context(), space)], &[])[0]
     }
@@ -179,7 +197,7 @@ impl<'k> Block<'k> {
     }
 
     /// Members of a structure as values of one type.
-    fn members(&self, of: Value<'k, 'k>, count: usize, ty: Ty) -> Vec<V<'k>> {
+    pub(super) fn members(&self, of: Value<'k, 'k>, count: usize, ty: Ty) -> Vec<V<'k>> {
         let member = |i: usize| {
             let position = DenseI64ArrayAttribute::new(self.k.context(), &[i as i64]).into();
             self.k.value_with("llvm.extractvalue", &[of], ty, &[("position", position)])
@@ -187,7 +205,7 @@ impl<'k> Block<'k> {
         (0..count).map(member).collect()
     }
 
-    fn structure(&self, text: &str) -> Type<'k> {
+    pub(super) fn structure(&self, text: &str) -> Type<'k> {
         Type::parse(self.k.context(), text).unwrap_or_else(|| panic!("type {text}"))
     }
 

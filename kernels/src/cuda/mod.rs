@@ -1,13 +1,15 @@
 //! The GPUs code is made for, how kernels are launched on them, and what a thread knows of itself.
 
 pub mod block;
+pub mod hopper;
+pub mod ring;
 pub(crate) mod team;
 
 use crate::{
     Family,
     build::{Bool, Cmp, Elem, Ix, K, Ptr, Ty, V},
 };
-use kiln_ir::Dim;
+use kiln_ir::{Dim, ElemType};
 
 /// An architecture of streaming multiprocessors.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -52,6 +54,32 @@ pub struct Grid {
     pub shared_bytes: u32,
     /// Whether there are no more blocks than run at the same time, however many tasks there are.
     pub resident: bool,
+    /// Tensors of which the kernel copies tiles.
+    pub maps: Vec<TensorMap>,
+}
+
+/// A tensor of two-byte elements of which a kernel copies tiles to shared memory. Where its memory does not begin at a
+/// multiple of 16 bytes, positions along its first dimension count from the last one before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TensorMap {
+    /// The buffer that it is.
+    pub buffer: usize,
+    pub elem: ElemType,
+    /// Its sizes, the one along which neighbours lie first; at most five.
+    pub dims: Vec<Dim>,
+    /// Elements from one to the next along each dimension but the first: multiples of 8.
+    pub strides: Vec<Dim>,
+    /// Elements of a tile along each dimension: at most 256, and along the first one as many as its swizzle is wide.
+    pub tile: Vec<u32>,
+    pub swizzle: Swizzle,
+}
+
+/// Within how many bytes the chunks of a tile's rows change places in shared memory, so that chunks above each other are in
+/// different banks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Swizzle {
+    Bytes32,
+    Bytes128,
 }
 
 /// Threads of a block of a plain kernel.
@@ -60,7 +88,7 @@ const PLAIN_THREADS: u32 = 128;
 impl Grid {
     /// Blocks of `threads` threads that do `block_tasks` tasks at a time, with no memory but what their code declares.
     pub fn new(tasks: Dim, threads: u32, block_tasks: u32) -> Grid {
-        Grid { tasks, threads, block_tasks, scratch_bytes: 0.into(), shared_bytes: 0, resident: false }
+        Grid { tasks, threads, block_tasks, scratch_bytes: 0.into(), shared_bytes: 0, resident: false, maps: vec![] }
     }
 
     /// A task a thread.
@@ -83,6 +111,12 @@ pub fn thread(k: K<'_>) -> Ix<'_> {
 /// The number of threads in the grid.
 pub fn threads(k: K<'_>) -> Ix<'_> {
     register(k, "nctaid.x") * register(k, "ntid.x")
+}
+
+/// Bytes from the last multiple of `bytes`, a power of two, to an address.
+pub(crate) fn beyond(address: Ptr<'_>, bytes: i64) -> Ix<'_> {
+    let k = address.0.builder();
+    Ix::Value(k.op1("llvm.ptrtoint", &[address.0], Ty::I64, &[]) & k.int(Ty::I64, bytes - 1))
 }
 
 /// Whether addresses and distances in bytes are multiples of `bytes`, a power of two.

@@ -106,6 +106,9 @@ impl Device {
                 )));
             }
         }
+        if self.driver.functions().encode_map.is_none() && target.kernels.iter().any(|k| !k.maps.is_empty()) {
+            return Err(Error::NoGpu(format!("the CUDA driver makes no tensor maps, which {} needs", target.name)));
+        }
         for feature in &target.features {
             let ptx =
                 ptx_version(feature).ok_or_else(|| Error::NoGpu(format!("{}: unknown need {feature}", target.name)))?;

@@ -17,12 +17,31 @@ pub type Address = u64;
 /// Contexts, modules, functions, streams, events and graphs.
 pub type Handle = *mut c_void;
 
+/// The map, element type, rank, address, sizes, strides, tile, steps of elements, interleaving, swizzle, promotion to the
+/// second cache, what fills up.
+pub type EncodeMap = unsafe extern "C" fn(
+    *mut c_void,
+    c_int,
+    c_uint,
+    Address,
+    *const u64,
+    *const u64,
+    *const c_uint,
+    *const c_uint,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+) -> Status;
+
 macro_rules! functions {
     ($($(#[$doc:meta])* $field:ident $symbol:literal ($($arg:ty),*);)*) => {
         /// The driver's functions.
         #[derive(Clone, Copy)]
         pub struct Functions {
             $($(#[$doc])* pub $field: unsafe extern "C" fn($($arg),*) -> Status,)*
+            /// `cuTensorMapEncodeTiled`, which drivers have from CUDA 12.0 on.
+            pub encode_map: Option<EncodeMap>,
         }
 
         impl Functions {
@@ -34,6 +53,10 @@ macro_rules! functions {
                         // SAFETY: the address is that of the driver's function, which has this signature.
                         unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($arg),*) -> Status>(address) }
                     },)*
+                    encode_map: symbol(c"cuTensorMapEncodeTiled").ok().map(|address| {
+                        // SAFETY: as above.
+                        unsafe { std::mem::transmute::<*mut c_void, EncodeMap>(address) }
+                    }),
                 })
             }
         }

@@ -8,13 +8,14 @@
 mod control;
 mod device;
 mod driver;
+mod map;
 
 use crate::error::{Error, Result};
 use crate::format::{Kernel, TargetInfo};
 use control::Control;
 pub(crate) use control::{Guard, Sides};
 use device::{Device, Function, Graph, Memory, Module, Stream, Timer};
-pub use driver::{Address, DeviceId, Driver, Functions, Handle, Status};
+pub use driver::{Address, DeviceId, Driver, EncodeMap, Functions, Handle, Status};
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,6 +78,8 @@ pub(crate) struct Engine {
     params: Vec<*mut c_void>,
     /// Made when a plan first needs it.
     control: Option<Control>,
+    /// The tensor maps of the launch that is being made.
+    maps: Vec<map::Encoded>,
     /// Made when a launch is first timed.
     timer: Option<Timer>,
     program: Arc<Program>,
@@ -102,6 +105,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) bufs: &'a [*mut u8],
     /// The last is the scratch bytes of a task.
     pub(crate) sizes: &'a [i64],
+    /// Of the manifest.
+    pub(crate) symbols: &'a [i64],
     pub(crate) tasks: i64,
     pub(crate) guard: Option<Guard>,
 }
@@ -124,6 +129,7 @@ impl Engine {
             ports: (0..entries).map(|_| vec![]).collect(),
             params: vec![],
             control: None,
+            maps: vec![],
             timer: None,
             states,
             program,
@@ -305,8 +311,15 @@ impl Engine {
         self.params.extend(launch.bufs.iter().map(|b| std::ptr::from_ref(b).cast_mut().cast::<c_void>()));
         self.params.extend(launch.sizes.iter().map(|s| std::ptr::from_ref(s).cast_mut().cast::<c_void>()));
         self.params.extend(last.iter().map(|v| param(v)));
+        self.maps.clear();
+        for map in &launch.names.maps {
+            let at = launch.bufs.get(map.arg as usize).ok_or_else(|| fail("a tensor map of no argument"))?;
+            let (device, label) = (self.stream.device(), &launch.names.label);
+            self.maps.push(map::encode(device, label, map, launch.symbols, at.addr() as Address)?);
+        }
+        self.params.extend(self.maps.iter().map(|map| std::ptr::from_ref(map).cast_mut().cast::<c_void>()));
         let size = (blocks as u32, grid.threads, grid.shared_bytes);
-        // SAFETY: the plan's arguments are those of the kernel by contract, all of 8 bytes, and name memory of this engine.
+        // SAFETY: the plan's arguments are those of the kernel by contract, of 8 bytes and then its maps, and name memory of this engine.
         unsafe { self.stream.launch(&launch.names.label, function, size, &mut self.params) }
     }
 }

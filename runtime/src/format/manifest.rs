@@ -139,6 +139,34 @@ pub struct Kernel {
     pub label: String,
     /// How a GPU runs it. None for CPUs.
     pub grid: Option<Grid>,
+    /// Tensors of which it copies tiles: it takes their maps after its other parameters.
+    pub maps: Vec<TensorMap>,
+}
+
+/// A tensor of which a GPU's kernel copies tiles. Where its memory does not begin at a multiple of 16 bytes, the kernel
+/// counts the elements of its first dimension from the last one before.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TensorMap {
+    /// The argument that is its memory.
+    pub arg: u32,
+    /// Of two bytes.
+    pub elem: ElemType,
+    /// Its sizes, the one along which neighbours lie first; at most five.
+    pub dims: Vec<SizeExpr>,
+    /// Bytes from one element to the next along each dimension but the first: multiples of 16.
+    pub strides: Vec<SizeExpr>,
+    /// Elements of a tile along each dimension.
+    pub tile: Vec<u32>,
+    pub swizzle: Swizzle,
+}
+
+/// Within how many bytes the chunks of a tile's rows change places in shared memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Swizzle {
+    None,
+    Bytes32,
+    Bytes64,
+    Bytes128,
 }
 
 /// The blocks of a GPU kernel's grid: as many as its tasks need, or fewer.

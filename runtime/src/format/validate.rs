@@ -3,7 +3,7 @@
 //! The writer checks the same, so that a compiler's mistake shows where it was made.
 
 use super::expr::MAX_OPS;
-use super::{Accepts, Arg, Count, Entry, MAX_KEY_LEN, Manifest, Plan, Port, SizeExpr, Step};
+use super::{Accepts, Arg, Count, Entry, Kernel, MAX_KEY_LEN, Manifest, Plan, Port, SizeExpr, Step, TensorMap};
 use crate::error::{Error, Result};
 
 /// How deep `if`, `while` and `for` may stand in each other.
@@ -54,11 +54,24 @@ pub fn check_manifest(manifest: &Manifest) -> Result<()> {
                 if !well {
                     return Err(format!("target {}, kernel {}: the grid {:?}", target.name, k.symbol, k.grid));
                 }
+                if !k.maps.iter().all(|map| target.level.is_gpu() && is_map(map, manifest.symbols.len())) {
+                    return Err(format!("target {}, kernel {}: the tensor maps {:?}", target.name, k.symbol, k.maps));
+                }
             }
         }
         Ok(())
     };
     check().map_err(|problem| Error::malformed("manifest", problem))
+}
+
+/// Whether a tensor map is one that a driver could take.
+fn is_map(map: &TensorMap, symbols: usize) -> bool {
+    let rank = map.dims.len();
+    (1..=5).contains(&rank)
+        && (map.strides.len() + 1, map.tile.len()) == (rank, rank)
+        && map.dims.iter().chain(&map.strides).all(|size| size.is_well_formed(symbols))
+        && map.tile.iter().all(|n| (1..=256).contains(n))
+        && map.elem.size() == 2
 }
 
 fn check_entry(manifest: &Manifest, entry: &Entry) -> Result<(), String> {
@@ -118,7 +131,7 @@ pub fn check_plans(manifest: &Manifest, target: usize, plans: &[Plan], weights_l
         return Err(Error::malformed(place, "expected one plan for each entry, in order"));
     }
     for (plan, entry) in plans.iter().zip(&manifest.entries) {
-        let checker = Checker { manifest, entry, kernels: manifest.targets[target].kernels.len(), weights_len };
+        let checker = Checker { manifest, entry, kernels: &manifest.targets[target].kernels, weights_len };
         checker.plan(plan).map_err(|e| Error::malformed(&place, format!("entry {}: {e}", entry.name)))?;
     }
     Ok(())
@@ -127,7 +140,7 @@ pub fn check_plans(manifest: &Manifest, target: usize, plans: &[Plan], weights_l
 struct Checker<'a> {
     manifest: &'a Manifest,
     entry: &'a Entry,
-    kernels: usize,
+    kernels: &'a [Kernel],
     weights_len: u64,
 }
 
@@ -162,8 +175,11 @@ impl Checker<'_> {
     fn step(&self, step: &Step) -> Result<(), String> {
         match step {
             Step::Launch { kernel, args, sizes, tasks, limits } => {
-                if *kernel as usize >= self.kernels {
-                    return Err(format!("kernel {kernel} of {}", self.kernels));
+                let Some(of) = self.kernels.get(*kernel as usize) else {
+                    return Err(format!("kernel {kernel} of {}", self.kernels.len()));
+                };
+                if let Some(map) = of.maps.iter().find(|map| map.arg as usize >= args.len()) {
+                    return Err(format!("a tensor map of argument {} of {}", map.arg, args.len()));
                 }
                 if [args.len(), sizes.len(), limits.len()].iter().any(|n| *n > MAX_ARGS) {
                     return Err(format!("more than {MAX_ARGS} arguments"));

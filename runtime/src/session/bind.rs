@@ -37,6 +37,8 @@ pub(super) struct Binding {
     launches: Vec<Option<u64>>,
     pub(super) bufs: Vec<*mut u8>,
     pub(super) sizes: Vec<i64>,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only launches on a GPU have more formulas"))]
+    pub(super) symbols: Vec<i64>,
     inputs: Vec<Patch>,
     outputs: Vec<Patch>,
     pub(super) scratch: *mut u8,
@@ -292,6 +294,7 @@ impl Binding {
                 launches: Vec::new(),
                 bufs: Vec::new(),
                 sizes: Vec::new(),
+                symbols: symbols.clone(),
                 inputs: Vec::new(),
                 outputs: Vec::new(),
                 scratch: memory.scratch,

@@ -112,6 +112,7 @@ impl walk::Machine for Gpu<'_> {
             names,
             bufs: &self.binding.bufs[call.bufs as usize..][..call.args as usize],
             sizes: &self.binding.sizes[call.sizes as usize..call.limits.start as usize],
+            symbols: &self.binding.symbols,
             tasks: call.tasks,
             guard: self.guard,
         };

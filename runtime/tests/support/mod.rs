@@ -62,6 +62,7 @@ impl Model {
             symbol: (*symbol).into(),
             label: format!("node_{symbol}"),
             grid: None,
+            maps: vec![],
         });
         let target = |name: &str, level| TargetInfo {
             name: name.into(),

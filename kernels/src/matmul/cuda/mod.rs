@@ -3,14 +3,16 @@
 mod element;
 mod epilogue;
 mod fma;
+mod hopper;
 mod operand;
+mod order;
 mod tensor;
 
 use super::{Rhs, Spec};
 use crate::{
     abi::{Kernel, ModuleBuilder},
     build::Ix,
-    cuda::Grid,
+    cuda::{Grid, Sm},
     view::{coordinates, sizes},
 };
 use kiln_ir::{Dim, ElemType};
@@ -25,6 +27,8 @@ enum Way {
     Fma(fma::Tile),
     /// A tile of *C* a block, by tensor cores.
     Tensor(tensor::Tile),
+    /// A tile of *C* a block at a time, by products of warp groups.
+    Hopper(hopper::Tile),
 }
 
 /// Tiles that keep a device busy: about one for each of an A100's multiprocessors.
@@ -34,11 +38,9 @@ const USUAL_SIZE: i64 = 1024;
 const USUAL_BATCH: i64 = 8;
 /// With fewer rows most of a tile would be idle.
 const FEWEST_ROWS: i64 = 8;
-/// Tiles of this many rows of tiles lie next to each other in the order of tasks, for the cache.
-const GROUP: i64 = 8;
 
 impl Way {
-    fn of(spec: &Spec) -> Way {
+    fn of(spec: &Spec, sm: Sm) -> Way {
         let m = spec.m.as_const().unwrap_or(USUAL_SIZE);
         let n = spec.n.as_const().unwrap_or(USUAL_SIZE);
         let batch: i64 = spec.batch.iter().map(|d| d.as_const().unwrap_or(USUAL_BATCH)).fold(1, i64::saturating_mul);
@@ -55,6 +57,10 @@ impl Way {
         };
         let short = spec.a.elem == b && matches!(b, ElemType::F16 | ElemType::BF16);
         if short && Layout::of_a(spec).is_some() && Layout::of_b(spec).is_some() {
+            let large = hopper::TILES.iter().find(|t| busy(t.size())).filter(|t| hopper::serves(spec, **t));
+            if let (Sm::Sm90a, Some(tile)) = (sm, large) {
+                return Way::Hopper(*tile);
+            }
             let all = &tensor::TILES;
             return Way::Tensor(*all.iter().find(|t| busy(t.size())).unwrap_or(&all[all.len() - 1]));
         }
@@ -68,27 +74,30 @@ impl Way {
             Way::Element => [1, 1],
             Way::Fma(tile) => tile.size(),
             Way::Tensor(tile) => tile.size(),
+            Way::Hopper(tile) => tile.size(),
         }
     }
 }
 
-pub(super) fn grid(spec: &Spec) -> Grid {
-    let way = Way::of(spec);
+pub(super) fn grid(spec: &Spec, sm: Sm) -> Grid {
+    let way = Way::of(spec, sm);
     let [rows, columns] = way.size().map(Dim::from);
+    let tasks = spec.batch_size() * spec.m.ceil_div(&rows) * spec.n.ceil_div(&columns);
     let (threads, block_tasks) = match way {
+        Way::Hopper(tile) => return hopper::grid(spec, tile, tasks),
         Way::Element => (element::THREADS, element::THREADS),
         Way::Fma(_) => (fma::THREADS as u32, 1),
         Way::Tensor(tile) => (tile.threads() as u32, 1),
     };
-    let tasks = spec.batch_size() * spec.m.ceil_div(&rows) * spec.n.ceil_div(&columns);
     Grid::new(tasks, threads, block_tasks)
 }
 
-pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
-    match Way::of(spec) {
+pub(super) fn emit(spec: &Spec, sm: Sm, module: &mut ModuleBuilder<'_>, symbol: &str) {
+    match Way::of(spec, sm) {
         Way::Element => element::emit(spec, module, symbol),
         Way::Fma(tile) => fma::emit(spec, tile, module, symbol),
         Way::Tensor(tile) => tensor::emit(spec, tile, module, symbol),
+        Way::Hopper(tile) => hopper::emit(spec, tile, module, symbol),
     }
 }
 
@@ -107,13 +116,7 @@ impl<'k> Place<'k> {
         let each = down * across;
         let (matrix, tile) =
             if spec.batch.is_empty() { (Ix::Const(0), task) } else { (task.div(each), task.rem(each)) };
-        let group = tile.div(across * GROUP);
-        let height = (down - group * GROUP).min(GROUP);
-        let within = tile.rem(across * GROUP);
-        Place {
-            batch: coordinates(matrix, &sizes(kernel, &spec.batch)),
-            row: (group * GROUP + within.rem(height)) * rows,
-            column: within.div(height) * columns,
-        }
+        let (row, column) = order::place(tile, down, across);
+        Place { batch: coordinates(matrix, &sizes(kernel, &spec.batch)), row: row * rows, column: column * columns }
     }
 }

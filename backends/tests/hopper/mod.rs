@@ -1,0 +1,155 @@
+//! What is made for Hopper alone: products by warp groups, on copies of tiles.
+
+use crate::{
+    assembles, assembles_on, driver_with, emulator,
+    harness::{Domain, build_for, limit},
+    loops, refused, text_for,
+};
+use kiln_backends::plan::PlanOptions;
+use kiln_ir::ElemType;
+use kiln_kernels::{Level, cuda::Sm};
+use kiln_runtime::cuda::{DeviceId, Status};
+use std::ffi::c_int;
+
+const DIMS: &str = "dim B = 0..64\n dim S = 0..4096\n weights %%0 = \"w\"";
+
+/// Products that take tiles by copies of the hardware: ragged edges, parts that fill a ring more than once, either order of
+/// both sides, packed weights, memory that begins anywhere, and what follows a product.
+const PRODUCTS: &[(&str, &str, &[[i64; 2]])] = &[
+    (
+        "rows",
+        "(%x: T[B,S,328], %y: T[B,328,136]) -> (z: T[B,S,136]) {
+        %0 = matmul %x, %y : T[B,S,136]
+        return %0 }",
+        &[[2, 130], [1, 1]],
+    ),
+    (
+        "wide",
+        "(%x: T[B,S,72], %y: T[B,72,264]) -> (z: T[B,S,264]) {
+        %0 = matmul %x, %y : T[B,S,264]
+        return %0 }",
+        &[[2, 130], [0, 3]],
+    ),
+    (
+        "turned",
+        "(%x: T[B,S,72], %y: T[B,264,72]) -> (z: T[B,S,264]) {
+        %0 = transpose %y perm=[0,2,1] : T[B,72,264]
+        %1 = matmul %x, %0 : T[B,S,264]
+        return %1 }",
+        &[[2, 130]],
+    ),
+    (
+        "both_turned",
+        "(%x: T[B,72,136], %y: T[B,768,72]) -> (z: T[B,136,768]) {
+        %0 = transpose %x perm=[0,2,1] : T[B,136,72]
+        %1 = transpose %y perm=[0,2,1] : T[B,72,768]
+        %2 = matmul %0, %1 : T[B,136,768]
+        return %2 }",
+        &[[1, 1]],
+    ),
+    (
+        "from_anywhere",
+        "(%x: T[B,S,80], %y: T[B,80,144]) -> (z: T[B,S,135]) {
+        %0 = slice %x axis=2 start=3 end=75 : T[B,S,72]
+        %1 = slice %y axis=2 start=5 end=140 : T[B,80,135]
+        %2 = slice %1 axis=1 start=4 end=76 : T[B,72,135]
+        %3 = matmul %0, %2 : T[B,S,135]
+        return %3 }",
+        &[[2, 129]],
+    ),
+    (
+        "packed",
+        "(%x: T[B,S,72], %r: T[B,S,1544], %c: T[1544]) -> (z: T[B,S,1544]) {
+        %0 = fusion %x, %w, %r, %c body(%p: T[B,S,72], %q: T[72,1544], %o: T[B,S,1544], %d: T[1544]) {
+          %t = matmul %p, %q : T[B,S,1544]
+          %u = add %t, %d : T[B,S,1544]
+          %v = tanh %u : T[B,S,1544]
+          %k = add %v, %o : T[B,S,1544]
+          yield %k
+        } : T[B,S,1544]
+        return %0 }",
+        &[[1, 130]],
+    ),
+];
+
+fn products(elem: ElemType) {
+    let entries: String = PRODUCTS.iter().map(|(name, text, _)| format!(" entry @{name}{text}\n")).collect();
+    let text = format!("module @m stage=legal {{\n {DIMS}\n param %w : T[72,1544] = %%0 \"w\"\n{entries}}}");
+    let text = text.replace("T[", &format!("{elem}["));
+    let built = build_for(&text, &PlanOptions::default(), vec![Level::Cuda(Sm::Sm90a)], Some(emulator::driver()));
+    let kernels = &built.artifact.manifest().targets[0].kernels;
+    let products: Vec<_> = kernels.iter().filter(|k| k.symbol.starts_with("matmul_")).collect();
+    assert_eq!(products.len(), PRODUCTS.len());
+    assert!(products.iter().all(|k| k.maps.len() == 2), "{products:?}");
+    let chosen =
+        |name: &str| std::env::var("KILN_CASES").map_or(true, |list| list.split(',').any(|c| name.contains(c)));
+    assembles(elem, Sm::Sm90a, &built);
+    let mut problems = vec![];
+    for (name, _, sizes) in PRODUCTS.iter().filter(|(name, ..)| chosen(name)) {
+        for [b, s] in sizes.iter() {
+            let tolerance = |_: &str| limit(elem, 1e-5);
+            problems.extend(built.check(name, &[("B", *b), ("S", *s)], &|_| Domain::Any, &tolerance));
+        }
+    }
+    assert!(problems.is_empty(), "{elem}:\n{}", problems.join("\n"));
+}
+
+#[test]
+fn products_of_warp_groups_on_bf16() {
+    products(ElemType::BF16);
+}
+
+#[test]
+fn products_of_warp_groups_on_f16() {
+    products(ElemType::F16);
+}
+
+/// The hot loop of a product has as many products as its part is deep, and nothing else touches the sums.
+#[test]
+fn products_of_warp_groups_are_of_the_form_that_is_fast() {
+    let module = |[m, n, k]: [i64; 3], turned: bool| {
+        let (shape, turn, b) = match turned {
+            true => (format!("{n},{k}"), format!("%1 = transpose %y perm=[1,0] : bf16[{k},{n}]"), "%1"),
+            false => (format!("{k},{n}"), String::new(), "%y"),
+        };
+        format!(
+            "module @m stage=legal {{ entry @f(%x: bf16[{m},{k}], %y: bf16[{shape}]) -> (z: bf16[{m},{n}]) {{ {turn}
+               %0 = matmul %x, {b} : bf16[{m},{n}] return %0 }} }}"
+        )
+    };
+    for (size, columns, copies) in [([4096, 4096, 4096], 256, 4), ([1536, 1024, 512], 128, 2)] {
+        for turned in [false, true] {
+            let text = text_for(&module(size, turned), Sm::Sm90a);
+            let product = format!("wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16");
+            let all = loops(&text);
+            let hot = all.iter().find(|body| body.contains(&product)).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(hot.matches(&product).count(), 4, "{size:?} {turned}:\n{hot}");
+            assert!(!hot.contains("mov.b32 \t%f"), "{size:?} {turned}: sums are moved in\n{hot}");
+            let copied = "cp.async.bulk.tensor.2d";
+            let filling = all.iter().find(|body| body.contains(copied)).unwrap_or_else(|| panic!("{text}"));
+            // LLVM may write the loop out several times.
+            let (found, each) = (filling.matches(copied).count(), 1 + if turned { 1 } else { copies });
+            assert!(found > 0 && found.is_multiple_of(each), "{size:?} {turned}: {found} copies in\n{filling}");
+            assert!(!text.contains(".local"), "{text}");
+            assembles_on(&text, Sm::Sm90a);
+        }
+    }
+}
+
+#[test]
+fn a_device_or_a_driver_that_has_less_is_refused() {
+    unsafe extern "C" fn less(value: *mut c_int, which: c_int, device: DeviceId) -> Status {
+        let status = unsafe { (emulator::functions().device_attribute)(value, which, device) };
+        if which == 97 {
+            unsafe { *value = 99 << 10 };
+        }
+        status
+    }
+    let product = "module @m stage=legal { entry @f(%x: f16[2048,64], %y: f16[64,2048]) -> (z: f16[2048,2048]) {
+        %0 = matmul %x, %y : f16[2048,2048] return %0 } }";
+    let artifact = build_for(product, &PlanOptions::default(), vec![Level::Cuda(Sm::Sm90a)], None).artifact;
+    let text = refused(&artifact, &driver_with(|f| f.device_attribute = less));
+    assert!(text.contains("bytes of shared memory a block, Emulated GPU has 101376"), "{text}");
+    let text = refused(&artifact, &driver_with(|f| f.encode_map = None));
+    assert!(text.contains("the CUDA driver makes no tensor maps, which cuda:sm_90a needs"), "{text}");
+}

@@ -1,0 +1,342 @@
+//! A tile of *C* a block at a time, by the products of warp groups of Hopper: a thread has the hardware copy parts of *A* and
+//! *B* to a ring of stages in shared memory, and two groups, each of which has 64 rows of sums, multiply what is there. As
+//! many blocks as there are multiprocessors go from tile to tile; while one ends, parts of the next are on their way.
+//!
+//! This is the form of CUTLASS's "warp-specialized persistent cooperative" kernels (NVIDIA, 2023).
+
+use super::{
+    Place,
+    epilogue::{Epilogue, Part},
+    operand,
+};
+use crate::{
+    Family,
+    abi::{Entry, Kernel, ModuleBuilder},
+    build::{Elem, Ix, Ptr, Ty, V},
+    cuda::{
+        Grid, Swizzle, TensorMap, beyond,
+        block::{Block, WARP},
+        hopper::{self, DEPTH, GROUP, LAUNCH_BYTES, Layout, Left},
+        ring::{Ring, Turn},
+    },
+    matmul::{Matrix, Rhs, Spec, pack::PANEL},
+};
+use kiln_ir::{Dim, ElemType};
+
+/// The depth of a part: a row of it is as wide as a swizzle.
+const PART: i64 = 64;
+/// Groups that multiply.
+const CONSUMERS: i64 = 2;
+const ROWS: i64 = CONSUMERS * hopper::ROWS;
+const WARPS: i64 = CONSUMERS * GROUP / WARP;
+/// One more group has a thread that copies.
+const THREADS: i64 = (CONSUMERS + 1) * GROUP;
+/// Registers of a thread of the group that copies, and of those that multiply.
+const FEW: i64 = 40;
+const MANY: i64 = 232;
+const _: () = assert!(GROUP * FEW + CONSUMERS * GROUP * MANY <= hopper::REGISTERS);
+/// Rows and columns of a warp's sums that are in shared memory at a time, and how much longer rows are, so that they do not
+/// begin in the same bank.
+const STRIP: [i64; 2] = [16, 32];
+const STRIP_PAD: i64 = 8;
+const STRIP_BYTES: i64 = STRIP[0] * (STRIP[1] + STRIP_PAD) * 4;
+const CHUNK: i64 = 8;
+
+/// Columns of a tile of 128 rows, and stages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Tile {
+    columns: i64,
+    stages: i64,
+}
+
+/// What there is to choose from, the largest first.
+pub(super) const TILES: [Tile; 2] = [Tile { columns: 256, stages: 4 }, Tile { columns: 128, stages: 6 }];
+
+impl Tile {
+    pub(super) fn size(self) -> [i64; 2] {
+        [ROWS, self.columns]
+    }
+
+    const fn stage_bytes(self) -> i64 {
+        (ROWS + self.columns) * PART * 2
+    }
+
+    const fn shared_bytes(self) -> i64 {
+        self.stages * self.stage_bytes() + WARPS * STRIP_BYTES + Ring::barrier_bytes(self.stages)
+    }
+}
+
+const _: () = {
+    let mut i = 0;
+    while i < TILES.len() {
+        assert!(TILES[i].shared_bytes() <= LAUNCH_BYTES);
+        i += 1;
+    }
+};
+
+/// How the hardware copies parts of an operand: all that is known when compiling.
+struct Side {
+    /// Rows or columns of *C* of a tile.
+    width: i64,
+    form: Form,
+    /// The axes of the batch along which it goes on.
+    batch: Vec<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Rows(operand::Layout),
+    Panels,
+}
+
+impl Side {
+    fn a(spec: &Spec) -> Option<Side> {
+        Some(Side::strided(&spec.a, operand::Layout::of_a(spec)?, ROWS))
+    }
+
+    fn b(spec: &Spec, columns: i64) -> Option<Side> {
+        match &spec.b {
+            Rhs::Packed(_) => Some(Side { width: columns, form: Form::Panels, batch: vec![] }),
+            Rhs::Strided(b) => Some(Side::strided(b, operand::Layout::of_b(spec)?, columns)),
+        }
+    }
+
+    fn strided(matrix: &Matrix, layout: operand::Layout, width: i64) -> Side {
+        let batch = (0..matrix.batch.len()).filter(|axis| !matrix.batch[*axis].is(0)).collect();
+        Side { width, form: Form::Rows(layout), batch }
+    }
+
+    /// Where parts lie in shared memory.
+    fn layout(&self) -> Layout {
+        match self.form {
+            Form::Rows(operand::Layout::Depth) => Layout { swizzle: Swizzle::Bytes128, outer: false, across: 0 },
+            Form::Rows(operand::Layout::Outer) => {
+                Layout { swizzle: Swizzle::Bytes128, outer: true, across: PART * 128 }
+            }
+            Form::Panels => Layout { swizzle: Swizzle::Bytes32, outer: true, across: PART * 32 },
+        }
+    }
+
+    /// The tensor in buffer `buffer`, if it is one that the hardware copies tiles of.
+    fn map(&self, spec: &Spec, buffer: usize) -> Option<TensorMap> {
+        let (matrix, outer) = match (buffer, &spec.b) {
+            (0, _) => (&spec.a, &spec.m),
+            (_, Rhs::Strided(b)) => (b, &spec.n),
+            (_, Rhs::Packed(elem)) => {
+                return Some(TensorMap {
+                    buffer,
+                    elem: *elem,
+                    dims: vec![PANEL.into(), spec.k.clone(), spec.n.ceil_div(&PANEL.into())],
+                    strides: vec![PANEL.into(), spec.k.clone() * PANEL.into()],
+                    tile: [PANEL, PART, self.width / PANEL].map(|n| n as u32).to_vec(),
+                    swizzle: Swizzle::Bytes32,
+                });
+            }
+        };
+        let (outer_stride, depth_stride) =
+            if buffer == 0 { (&matrix.row, &matrix.col) } else { (&matrix.col, &matrix.row) };
+        let (mut dims, far, tile) = match self.form {
+            Form::Rows(operand::Layout::Outer) => (vec![outer.clone(), spec.k.clone()], depth_stride, [PART, PART]),
+            _ => (vec![spec.k.clone(), outer.clone()], outer_stride, [PART, self.width]),
+        };
+        let mut strides = vec![far.clone()];
+        for axis in &self.batch {
+            dims.push(spec.batch[*axis].clone());
+            strides.push(matrix.batch[*axis].clone());
+        }
+        let mut tile: Vec<u32> = tile.map(|n| n as u32).to_vec();
+        tile.resize(dims.len(), 1);
+        let whole = |stride: &Dim| stride.as_const().is_none_or(|n| n > 0) && stride.divisor(&[]) % CHUNK == 0;
+        let well = dims.len() <= 5 && strides.iter().all(whole);
+        well.then_some(TensorMap { buffer, elem: matrix.elem, dims, strides, tile, swizzle: Swizzle::Bytes128 })
+    }
+}
+
+/// The two sides, and their maps, if the hardware copies both.
+fn sides(spec: &Spec, tile: Tile) -> Option<([Side; 2], Vec<TensorMap>)> {
+    let sides = [Side::a(spec)?, Side::b(spec, tile.columns)?];
+    let maps = vec![sides[0].map(spec, 0)?, sides[1].map(spec, 1)?];
+    Some((sides, maps))
+}
+
+pub(super) fn serves(spec: &Spec, tile: Tile) -> bool {
+    sides(spec, tile).is_some()
+}
+
+pub(super) fn grid(spec: &Spec, tile: Tile, tasks: Dim) -> Grid {
+    let maps = sides(spec, tile).map_or(vec![], |(_, maps)| maps);
+    Grid { shared_bytes: tile.shared_bytes() as u32, resident: true, maps, ..Grid::new(tasks, THREADS as u32, 1) }
+}
+
+pub(super) fn emit(spec: &Spec, tile: Tile, module: &mut ModuleBuilder<'_>, symbol: &str) {
+    let name = format!("{symbol}_shared");
+    let (sides, _) = sides(spec, tile).expect("it is served");
+    module.launch_memory(&name);
+    module.cuda(symbol, spec.buffers().len(), &spec.size_args(), |entry| {
+        let block = Block::new(entry.kernel.k);
+        let shared = block.shared(&name);
+        let strips = shared.bytes(tile.stages * tile.stage_bytes());
+        let barriers = strips.bytes(WARPS * STRIP_BYTES);
+        let ring = Ring::new(block, (shared, barriers), tile.stages, tile.stage_bytes());
+        let job = Job { spec, kernel: &entry.kernel, entry: &entry, block, tile, sides: &sides, ring, strips };
+        job.run();
+    });
+}
+
+struct Job<'s, 'k> {
+    spec: &'s Spec,
+    kernel: &'s Kernel<'k>,
+    entry: &'s Entry<'k>,
+    block: Block<'k>,
+    tile: Tile,
+    sides: &'s [Side; 2],
+    ring: Ring<'k>,
+    strips: Ptr<'k>,
+}
+
+impl<'k> Job<'_, 'k> {
+    fn run(&self) {
+        let (k, block) = (self.kernel.k, self.block);
+        k.if_(block.thread.eq(0), || {
+            self.ring.make(WARPS);
+            block.show_barriers();
+        });
+        block.barrier();
+        let statement = |body: &dyn Fn()| {
+            body();
+            vec![]
+        };
+        let copies = block.thread.lt(GROUP);
+        k.if_else(copies, || statement(&|| self.copy()), || statement(&|| self.multiply()));
+    }
+
+    fn steps(&self) -> Ix<'k> {
+        self.kernel.size(&self.spec.k).ceil_div(PART)
+    }
+
+    fn place(&self, task: Ix<'k>) -> Place<'k> {
+        Place::of(self.spec, self.kernel, task, self.tile.size())
+    }
+
+    /// What the first group does: its first thread fills the ring.
+    fn copy(&self) {
+        let (k, block) = (self.kernel.k, self.block);
+        block.give_registers(FEW);
+        k.if_(block.thread.eq(0), || {
+            self.entry.maps.iter().for_each(|map| block.prefetch_map(*map));
+            // Elements between where the maps begin and the operands do.
+            let before: Vec<Ix> = (0..2).map(|i| beyond(self.kernel.buffer(i), 16).div(2)).collect();
+            block.tasks_carry(self.kernel.hi, &self.ring.first().values(), |task, turn| {
+                let place = self.place(task);
+                let turn = k.for_carry(0, self.steps(), 1, turn, |step, turn| {
+                    let turn = Turn::from(turn);
+                    self.ring.fill(turn, |stage, barrier| {
+                        let [a, b] = self.sides;
+                        let depth = step * PART;
+                        let maps = &self.entry.maps;
+                        self.bring(a, (stage, maps[0], barrier), &place, (place.row, depth, before[0]));
+                        let stage = stage.bytes(ROWS * PART * 2);
+                        self.bring(b, (stage, maps[1], barrier), &place, (place.column, depth, before[1]));
+                    });
+                    self.ring.next(turn).values().to_vec()
+                });
+                turn.to_vec()
+            });
+        });
+    }
+
+    /// Starts the copies of a part of an operand.
+    fn bring(
+        &self,
+        side: &Side,
+        (to, map, barrier): (Ptr<'k>, Ptr<'k>, Ptr<'k>),
+        place: &Place<'k>,
+        (outer, depth, before): (Ix<'k>, Ix<'k>, Ix<'k>),
+    ) {
+        let batch: Vec<Ix> = side.batch.iter().map(|axis| place.batch[*axis]).collect();
+        let copy = |to: Ptr<'k>, first: &[Ix<'k>]| {
+            self.block.copy_tile(to, map, &[first, &batch].concat(), barrier);
+        };
+        match side.form {
+            Form::Rows(operand::Layout::Depth) => copy(to, &[depth + before, outer]),
+            Form::Rows(operand::Layout::Outer) => {
+                for at in (0..side.width).step_by(PART as usize) {
+                    copy(to.bytes(at * PART * 2), &[outer + before + at, depth]);
+                }
+            }
+            Form::Panels => copy(to, &[0.into(), depth, outer.div(PANEL)]),
+        }
+    }
+
+    /// What the other groups do.
+    fn multiply(&self) {
+        let (k, block, ring) = (self.kernel.k, self.block, self.ring);
+        block.take_registers(MANY);
+        let warp = block.warp - GROUP / WARP;
+        // A group's rows are half of each part of A.
+        let rows = warp.div(GROUP / WARP) * (hopper::ROWS * PART * 2);
+        let count = (self.tile.columns / 2) as usize;
+        block.tasks_carry(self.kernel.hi, &ring.first().values(), |task, turn| {
+            let place = self.place(task);
+            let mut carried = vec![k.zero(Ty::F32); count];
+            carried.extend(turn);
+            let carried = k.for_carry(0, self.steps(), 1, &carried, |step, carried| {
+                let (sums, turn) = carried.split_at(count);
+                let turn = Turn::from(turn);
+                let part = ring.wait(turn);
+                let mut sums = self.products(part.bytes(rows), part.bytes(ROWS * PART * 2), sums);
+                // What came before has ended, and its stage may be filled.
+                block.wait_for_products(1, &[]);
+                k.if_(Ix::Const(0).lt(step), || ring.release(ring.before(turn)));
+                sums.extend(ring.next(turn).values());
+                sums
+            });
+            let (sums, turn) = carried.split_at(count);
+            let sums = block.wait_for_products(0, sums);
+            k.if_(Ix::Const(0).lt(self.steps()), || ring.release(ring.before(Turn::from(turn))));
+            self.finish(&place, warp, &sums);
+            turn.to_vec()
+        });
+    }
+
+    /// Starts the products of a part.
+    fn products(&self, a: Ptr<'k>, b: Ptr<'k>, sums: &[V<'k>]) -> Vec<V<'k>> {
+        let (k, block) = (self.kernel.k, self.block);
+        let [left, right] = self.sides.each_ref().map(Side::layout);
+        let (a, b) = (block.descriptor(a, left), block.descriptor(b, right));
+        let bf16 = self.spec.a.elem == ElemType::BF16;
+        let mut sums = block.order_products(sums);
+        for step in 0..PART / DEPTH {
+            let at = |first: V<'k>, layout: Layout| first + k.int(Ty::I64, step * layout.step() / 16);
+            let a = Left::Memory(at(a, left), left.outer);
+            sums = block.start_product(bf16, a, (at(b, right), right.outer), &sums);
+        }
+        block.commit_products();
+        sums
+    }
+
+    /// Takes a warp's sums through the epilogue, some columns at a time.
+    fn finish(&self, place: &Place<'k>, warp: Ix<'k>, sums: &[V<'k>]) {
+        let (k, block) = (self.kernel.k, self.block);
+        let epilogue = Epilogue::new(self.spec, self.kernel, place);
+        let strip = self.strips.bytes(warp * STRIP_BYTES);
+        let [rows, columns] = STRIP;
+        let stride = columns + STRIP_PAD;
+        let (row, column) = (block.lane.div(4), block.lane.rem(4) * 2);
+        for first in (0..self.tile.columns).step_by(columns as usize) {
+            for j in 0..columns / 8 {
+                let at = 4 * (first / 8 + j) as usize;
+                for half in 0..2 {
+                    let to = (row + half * 8) * stride + column + j * 8;
+                    let pair = k.vector(&sums[at + 2 * half as usize..][..2]);
+                    strip.offset(Elem::F32, to).store_aligned(pair, 8);
+                }
+            }
+            block.warp_barrier();
+            let part =
+                Part { sums: strip, stride, rows, columns, row: place.row + warp * rows, column: place.column + first };
+            epilogue.run(&part, (block.lane, WARP));
+            block.warp_barrier();
+        }
+    }
+}

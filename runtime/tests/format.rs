@@ -3,7 +3,10 @@
 
 mod support;
 
-use kiln_runtime::format::{FORMAT_VERSION, Port, TargetCode, WEIGHT_ALIGN, Writer, reseal};
+use kiln_runtime::format::{
+    ElemType, FORMAT_VERSION, Grid, Kernel, Level, Port, SizeExpr, Swizzle, TargetCode, TargetInfo, TensorMap,
+    WEIGHT_ALIGN, Writer, check_manifest, reseal,
+};
 use kiln_runtime::{Artifact, Error, Loader, OpenOptions, Session, SessionOptions, Tensor, Verify};
 use proptest::prelude::*;
 use std::io::Cursor;
@@ -80,9 +83,43 @@ fn damage_shows_before_a_result_by_default_too() {
 #[test]
 fn an_unknown_version_is_named_beside_the_known_one() {
     let mut bytes = small_bytes();
-    bytes[8..12].copy_from_slice(&7u32.to_le_bytes());
+    let unknown = FORMAT_VERSION + 1;
+    bytes[8..12].copy_from_slice(&unknown.to_le_bytes());
     let text = Artifact::from_bytes(&bytes).err().unwrap().to_string();
-    assert!(text.contains("version 7") && text.contains(&format!("version {FORMAT_VERSION}")), "{text}");
+    assert!([unknown, FORMAT_VERSION].iter().all(|v| text.contains(&format!("version {v}"))), "{text}");
+}
+
+#[test]
+fn grids_and_tensor_maps_that_no_driver_takes_are_refused() {
+    let mut manifest = Model::new().manifest;
+    let (name, level) = ("cuda:sm_90a".to_owned(), Level::Sm90a);
+    let grid = Grid { threads: 384, block_tasks: 1, shared_bytes: 200 << 10, resident: true };
+    let map = TensorMap {
+        arg: 0,
+        elem: ElemType::Bf16,
+        dims: vec![SizeExpr::symbol(0), 64.into()],
+        strides: vec![128.into()],
+        tile: vec![64, 128],
+        swizzle: Swizzle::Bytes128,
+    };
+    let kernel = Kernel { symbol: "k".into(), label: "k".into(), grid: Some(grid), maps: vec![map] };
+    manifest.targets = vec![TargetInfo { name, level, features: vec![], kernels: vec![kernel] }];
+    check_manifest(&manifest).unwrap();
+    let spoilt: [fn(&mut Kernel); 7] = [
+        |k| k.grid.as_mut().unwrap().shared_bytes = u32::MAX,
+        |k| k.maps[0].dims.clear(),
+        |k| k.maps[0].strides.push(1.into()),
+        |k| k.maps[0].tile[1] = 257,
+        |k| k.maps[0].tile.push(1),
+        |k| k.maps[0].elem = ElemType::F32,
+        |k| k.maps[0].dims[0] = SizeExpr::symbol(99),
+    ];
+    for (i, spoil) in spoilt.iter().enumerate() {
+        let mut manifest = manifest.clone();
+        spoil(&mut manifest.targets[0].kernels[0]);
+        let text = check_manifest(&manifest).unwrap_err().to_string();
+        assert!(text.contains("kernel k"), "{i}: {text}");
+    }
 }
 
 #[test]

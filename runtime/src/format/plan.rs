@@ -9,11 +9,11 @@
 //! are reserved and are errors. Before it returns 1 it may leave a [`BadIndexNote`] at the start of its scratch memory, so
 //! that the error can say which index.
 //!
-//! A GPU kernel is the PTX entry `(ptr bufs.., i64 sizes.., i64 tasks, ptr scratch, ptr status, ptr guard)`, launched by
-//! blocks as its [`Grid`](super::Grid) says; any number of blocks does all tasks, or none where `guard` is not null and
-//! the i32 there is 0. The last of the launch's `sizes` is the number of
-//! scratch bytes of one task: `scratch` has them for `block_tasks` tasks of every block. `status`, an i32, is set to what a
-//! CPU kernel would return where that is not 0. After it come the kernel's [tensor maps](super::TensorMap), of 128 bytes each. Buffers at offset 0 are aligned to 256 bytes.
+//! A GPU kernel is the PTX entry `(ptr bufs.., i64 sizes.., i64 tasks, ptr scratch, ptr status, ptr guard, maps..)`,
+//! launched by blocks as its [`Grid`](super::Grid) says; any number of blocks does all tasks, or none where `guard` is not
+//! null and the i32 there is 0. The last of the launch's `sizes` is the number of scratch bytes of one task: `scratch` has
+//! them for `block_tasks` tasks of every block. `status`, an i32, is set to what a CPU kernel would return where that is not
+//! 0. The maps are those of its [tensors](super::TensorMap), of 128 bytes each. Buffers at offset 0 are aligned to 256 bytes.
 
 use super::SizeExpr;
 use serde::{Deserialize, Serialize};

@@ -4,19 +4,20 @@
 
 use crate::{
     code::Code,
-    plan::{self, Buffer, EntryPlan, Launch, ModulePlan, Place, Step},
+    plan::{self, Buffer, EntryPlan, Launch, ModulePlan, Place, Step, capacity, growing_axis},
     size_expr,
     weights::{Params, Reader, WeightError},
 };
-use kiln_ir::{Dim, ElemType, Module, SymbolFacts, Type, Value, Verified};
+use kiln_ir::{Dim, ElemType, Module, Op, State, StateData, SymbolFacts, Type, Value, Verified};
 use kiln_kernels::{
     KernelSpec, Level as Target,
     cpu::CpuLevel,
     cuda::{self, Sm},
 };
 use kiln_runtime::format::{
-    self, Accepts, Arg, Block, Condition, Count, Entry, Grid, Kernel, Level, MAX_EXTENT, Manifest, Plan, Port,
-    SizeExpr, Summary, Swizzle, Symbol, TargetCode, TargetInfo, TensorMap, UNBOUNDED, Writer,
+    self, Accepts, Arg, Block, Change, Condition, Count, Entry, Grid, Growth, Kernel, Level, Lifetime, MAX_EXTENT,
+    Manifest, Plan, Port, SizeExpr, StateUse, Summary, Swizzle, Symbol, TargetCode, TargetInfo, TensorMap, UNBOUNDED,
+    Writer,
 };
 use std::{
     collections::HashMap,
@@ -126,6 +127,7 @@ fn manifest(m: &Module, levels: &[Target], kernels: Vec<Vec<Kernel>>, producer: 
             inputs: body.args.iter().enumerate().map(|arg| input(arg, e)).collect(),
             outputs: body.results.iter().zip(&e.outputs).map(|(v, name)| port(name.clone(), m.ty(*v))).collect(),
             conditions: kiln_ir::conditions(m, e).into_iter().map(condition).collect(),
+            states: m.states_in(e.body).into_iter().map(|s| state_use(m, e, s)).collect(),
         }
     };
     Manifest {
@@ -138,9 +140,39 @@ fn manifest(m: &Module, levels: &[Target], kernels: Vec<Vec<Kernel>>, producer: 
             .zip(kernels)
             .map(|(l, kernels)| TargetInfo { name: l.name(), level: level(*l), features: features(*l), kernels })
             .collect(),
-        states: vec![],
+        states: m.states.values().map(|s| state(m, s)).collect(),
         metadata: m.metadata.clone(),
     }
+}
+
+fn state(m: &Module, state: &StateData) -> format::State {
+    let growth = |axis: usize| {
+        let symbol = m.symbols.iter().position(|f| Some(f.symbol) == state.ty.dims[axis].as_symbol());
+        // The planner has refused those whose size is no symbol.
+        symbol.map(|symbol| Growth { axis: axis as u32, symbol: symbol as u32 })
+    };
+    format::State {
+        name: state.name.clone(),
+        elem: elem(state.ty.elem),
+        dims: capacity(state).iter().map(|d| size_expr(d, &m.symbols)).collect(),
+        grows: growing_axis(state).and_then(growth),
+        lifetime: if state.lifetime == "call" { Lifetime::Run } else { Lifetime::Session },
+    }
+}
+
+/// What an entry does with a state: by the verifier's word its last op on it says so.
+fn state_use(m: &Module, entry: &kiln_ir::Entry, state: State) -> StateUse {
+    let data = &m.states[state];
+    let nodes = m.regions[entry.body].nodes.iter().map(|n| &m.nodes[*n]);
+    let mut changes = nodes.filter(|n| n.attrs.name("state") == Some(data.name.as_str())).filter_map(|n| match n.op {
+        Op::StateReset => Some(Change::Reset),
+        Op::StateAppend => {
+            let size = &m.ty(n.operand(0)).dims[growing_axis(data)?];
+            Some(Change::Append(size_expr(size, &m.symbols)))
+        }
+        _ => None,
+    });
+    StateUse { state: state.as_u32(), change: changes.next_back().unwrap_or(Change::None) }
 }
 
 struct Lowering<'a> {
@@ -270,6 +302,7 @@ impl Lowering<'_> {
                 let (start, bytes) = (plan.offsets[t as usize].clone(), &plan.bytes[t as usize]);
                 Arg::Arena { offset: start + offset(bytes) }
             }
+            Buffer::State(index) => Arg::State { index, offset: size_expr(&place.offset, self.symbols) },
             // Offsets into weights are those of constant slices.
             Buffer::Weight(item) => {
                 let offset = place.offset.as_const().unwrap_or(0);

@@ -516,7 +516,7 @@ fn launch_by_launch(text: &str, make: &Make, count: usize, missing: usize, toler
                         read.push(bytes);
                     }
                     Buffer::Output(n) => written.push(n as usize),
-                    Buffer::Temporary(_) => panic!("a circuit needs no temporary"),
+                    Buffer::State(_) | Buffer::Temporary(_) => panic!("a circuit needs no temporary"),
                 }
             }
             let before: Vec<Vec<u8>> = written.iter().map(|n| outputs[*n].clone()).collect();

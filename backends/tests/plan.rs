@@ -126,6 +126,27 @@ fn elementwise_chains_run_in_the_memory_of_their_operand() {
 }
 
 #[test]
+fn what_is_appended_to_a_state_is_computed_there_and_read_there() {
+    let m = parse(
+        "dim P = 0..16
+         state @k : f32[1,2,P,8] grows=2 capacity=16 lifetime=session
+         state @v : f32[1,2,P,8] grows=2 capacity=16 lifetime=session
+         entry @f(%q: f32[1,2,1,8], %x: f32[1,2,1,8]) -> (z: f32[1,2,1,8]) {
+           %0 = exp %x : f32[1,2,1,8]
+           %1 = state.append %0 state=@k : f32[1,2,P + 1,8]
+           %2 = neg %x : f32[1,2,1,8]
+           %3 = state.append %2 state=@v : f32[1,2,P + 1,8]
+           %4 = attention %q, %1, %3 scale=0.35 causal=false layout=bhsd : f32[1,2,1,8]
+           return %4
+         }",
+    );
+    let plan = planned(&m);
+    let states = [("map", Buffer::State(0)), ("map", Buffer::State(1)), ("attention", Buffer::Output(0))];
+    assert_eq!(launches(&plan), states);
+    assert_eq!(plan.entries[0].arena_bytes.as_constant(), Some(0));
+}
+
+#[test]
 fn a_value_that_is_needed_later_keeps_its_memory() {
     let m = parse(
         "entry @f(%x: f32[16]) -> (z: f32[16]) {
@@ -155,19 +176,22 @@ fn an_input_that_is_an_output_is_copied_and_a_shared_result_is_computed_once() {
 #[test]
 fn all_that_has_no_plan_is_reported_at_once() {
     let m = parse(
-        "state @s : f32[4] capacity=4 lifetime=session
-         entry @f(%x: f32[4,4], %n: i32[4,4]) -> (y: f32[4], z: i32[4,4]) {
-           %0 = state.read state=@s : f32[4] // decoder.cache
-           %1 = add %0, %x : f32[4,4]
-           %2 = matmul %n, %n : i32[4,4] // decoder.index
-           %3 = reduce %1 kind=sum axes=[0] keep=false : f32[4]
-           return %3, %2
+        "dim B = 1..8
+         state @s : f32[B,4] capacity=4 lifetime=session
+         state @t : f32[4] grows=0 capacity=4 lifetime=session
+         entry @f(%x: f32[4,4], %n: i32[4,4], %b: f32[B,4]) -> (y: i32[4,4], z: i32[4,4]) {
+           %0 = matmul %n, %n : i32[4,4] // decoder.index
+           %1 = neg %0 : i32[4,4]
+           %2 = matmul %1, %n : i32[4,4]
+           return %1, %2
          }",
     );
     let error = plan(kiln_ir::verify(&m).unwrap(), &PlanOptions::default()).err().unwrap();
     assert_eq!(
         error.to_string(),
-        "state.read: the cpu back end has no plan for it (from decoder.cache)\n\
-         matmul: the cpu back end has no product of i32 (from decoder.index)"
+        "state @s: its size B is not constant, so its memory is not known before a call\n\
+         state @t: the axis along which it grows has the size 4, not just a symbol\n\
+         matmul: the cpu back end has no product of i32 (from decoder.index)\n\
+         matmul: the cpu back end has no product of i32"
     );
 }

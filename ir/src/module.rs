@@ -115,6 +115,10 @@ pub struct ConstData {
 }
 
 /// A tensor that outlives a call, such as a key-value cache.
+///
+/// One that grows holds nothing at first; the symbol that is the size of its growing axis is what it holds as a call
+/// begins, the same for all states of the entry that share it. One that does not grow is all zeros at first. Of a call's
+/// ops on it all but the last only read, and only that one may change it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct StateData {
     pub name: String,
@@ -123,6 +127,7 @@ pub struct StateData {
     pub grows: Option<i64>,
     /// The largest size of that axis.
     pub capacity: i64,
+    /// `session`: until it is reset. `call`: it is empty as every call begins.
     pub lifetime: &'static str,
 }
 
@@ -364,6 +369,15 @@ impl Module {
     /// The region and those inside it, outer before inner.
     pub fn regions_in(&self, region: Region) -> Vec<Region> {
         self.reachable([region])
+    }
+
+    /// The states that nodes of the region and of those inside it name.
+    pub fn states_in(&self, region: Region) -> Vec<State> {
+        let regions = self.regions_in(region);
+        let nodes = regions.iter().flat_map(|r| &self.regions[*r].nodes).map(|node| &self.nodes[*node]);
+        let named = nodes.filter(|data| data.op.has_effect()).filter_map(|data| data.attrs.name("state"));
+        let names: HashSet<&str> = named.collect();
+        self.states.iter().filter(|(_, s)| names.contains(s.name.as_str())).map(|(id, _)| id).collect()
     }
 
     fn reachable(&self, from: impl IntoIterator<Item = Region>) -> Vec<Region> {

@@ -16,7 +16,7 @@
 //! All errors are collected.
 
 use crate::{
-    Attr, Def, Dim, Label, Module, Node, Op, Region, Type, Value,
+    Attr, Def, Dim, Label, Module, Node, NodeData, Op, Region, Type, Value,
     attr::Attrs,
     ops::{Arity, Cx, Primitive, RegionTypes, Violation},
     text::at_text,
@@ -64,13 +64,21 @@ impl std::error::Error for VerifyErrors {}
 
 /// Checks a module; see the text of this file for the list.
 pub fn verify(m: &Module) -> Result<Verified<'_>, VerifyErrors> {
-    let mut v =
-        Verifier { m, errors: vec![], seen_regions: HashSet::new(), visible: HashSet::new(), labels: HashSet::new() };
+    let mut v = Verifier {
+        m,
+        errors: vec![],
+        seen_regions: HashSet::new(),
+        visible: HashSet::new(),
+        labels: HashSet::new(),
+        changed: HashSet::new(),
+        nesting: 0,
+    };
     v.declarations();
     for entry in &m.entries {
         if entry.outputs.len() != m.regions[entry.body].results.len() {
             v.report(format!("entry {}", at_text(&entry.name)), "outputs and results differ in number");
         }
+        v.changed.clear();
         v.region(entry.body, "return", false, false);
     }
     if v.errors.is_empty() { Ok(Verified(m)) } else { Err(VerifyErrors(v.errors)) }
@@ -183,6 +191,10 @@ struct Verifier<'a> {
     /// The values defined where the walk is; the labels also hold those that an isolated region does not see.
     visible: HashSet<Value>,
     labels: HashSet<&'a Label>,
+    /// The states that the entry has changed so far.
+    changed: HashSet<&'a str>,
+    /// Regions of nodes around the walk.
+    nesting: usize,
 }
 
 impl<'a> Verifier<'a> {
@@ -304,6 +316,20 @@ impl<'a> Verifier<'a> {
         }
     }
 
+    /// What is wrong with where an op on a state stands.
+    fn misuse_of_state(&mut self, data: &'a NodeData) -> Option<String> {
+        let name = data.attrs.name("state").filter(|_| data.op.has_effect())?;
+        let (alone, outermost) = match data.op {
+            Op::StateAppend => ("C3", "C4"),
+            Op::StateReset => ("C2", "C3"),
+            _ => return self.changed.contains(name).then(|| format!("C2: @{name} has been changed before")),
+        };
+        if !self.changed.insert(name) {
+            return Some(format!("{alone}: @{name} has been changed before"));
+        }
+        (self.nesting > 0).then(|| format!("{outermost}: @{name} is changed inside of a region"))
+    }
+
     fn sees(&self, value: Value, isolated: bool) -> bool {
         match self.m.values[value].def {
             Def::Const(_) => !isolated || self.m.ty(value).rank() == 0,
@@ -348,9 +374,14 @@ impl<'a> Verifier<'a> {
                 self.node_error(node, format!("{} is not defined before its use", m.show(v)));
             }
         }
+        self.nesting += 1;
         for inner in &data.regions {
             let fusion = data.op.is_primitive(Primitive::Fusion);
             self.region(*inner, "yield", isolated || fusion, fusion);
+        }
+        self.nesting -= 1;
+        if let Some(problem) = self.misuse_of_state(data) {
+            self.node_error(node, format!("{} {problem}", data.op));
         }
         match infer(m, data.op, &data.operands, &data.attrs, &data.regions) {
             Ok(types) => {

@@ -61,6 +61,13 @@ pub enum Error {
     #[error("{}", .problems.join("\n"))]
     Values { problems: Vec<String> },
 
+    /// A run would append more to a state than it has room for.
+    #[error(
+        "state {} is full: it holds {held} of {capacity}, and {asked} more are asked for; reset it, or compile it larger",
+        plain(state)
+    )]
+    StateFull { state: String, capacity: i64, held: i64, asked: i64 },
+
     #[error("tensor: {0}")]
     Tensor(String),
 

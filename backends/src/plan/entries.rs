@@ -1,6 +1,6 @@
 //! What an entry must be, whatever it computes: it gives something, and its inputs decide its sizes.
 
-use super::Unsupported;
+use super::{Unsupported, state::growing_axis};
 use kiln_ir::{Attr, Dim, Entry, Module, Region, Symbol, SymbolFacts, Value};
 use kiln_runtime::format::MAX_EXTENT;
 use std::collections::BTreeSet;
@@ -47,15 +47,26 @@ fn has_effect(m: &Module, region: Region) -> bool {
     })
 }
 
-/// The symbols of an entry that stand alone in no size of an input, and have more than one value.
+/// The symbols of an entry that stand alone in no size of an input or of a state that it uses, and have more than one
+/// value.
 fn free(m: &Module, entry: &Entry) -> Vec<Symbol> {
     let mut used = BTreeSet::new();
     symbols(m, entry.body, &mut used);
     used.extend(entry.accepts.values().flat_map(kiln_ir::Accepts::symbols));
     let inputs = || m.regions[entry.body].args.iter().flat_map(|v| &m.ty(*v).dims);
+    let held: Vec<Symbol> = m
+        .states_in(entry.body)
+        .iter()
+        .filter_map(|s| {
+            let state = &m.states[*s];
+            state.ty.dims[growing_axis(state)?].as_symbol()
+        })
+        .collect();
     let is_fixed = |f: &SymbolFacts| f.min == f.max;
     let is_bound = |s: &Symbol| {
-        inputs().any(|d| d.as_symbol() == Some(*s)) || m.symbols.iter().any(|f| f.symbol == *s && is_fixed(f))
+        held.contains(s)
+            || inputs().any(|d| d.as_symbol() == Some(*s))
+            || m.symbols.iter().any(|f| f.symbol == *s && is_fixed(f))
     };
     used.into_iter().filter(|s| !is_bound(s)).collect()
 }

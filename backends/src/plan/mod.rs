@@ -6,6 +6,7 @@
 //! - A loop is one kernel that calls those of its body, on tiles of rows where its rows can be told apart; the loops of
 //!   heavy bodies whose rows cannot are steps of the plan.
 //! - Results are written where they are wanted: into the entry's outputs, into their place in a concatenation.
+//! - States are memory of the session, laid out for their capacity: what is appended is written behind what they hold.
 //! - Temporaries get arena offsets as formulas over the symbols; an operand that dies where its successor is written
 //!   in the same order lends its memory.
 //!
@@ -24,12 +25,14 @@ mod planner;
 mod product;
 mod regions;
 mod rows;
+mod state;
 mod weight_time;
 
 use crate::weights::{ItemId, Weights};
 use kiln_ir::{Dim, ElemType, Module, Node, Verified};
 use kiln_kernels::KernelSpec;
 use kiln_runtime::format::SizeExpr;
+pub(crate) use state::{capacity, growing_axis};
 use std::fmt;
 
 /// What all entries do.
@@ -98,6 +101,8 @@ pub enum Buffer {
     /// Index into the entry's temporaries.
     Temporary(u32),
     Weight(ItemId),
+    /// Index into the module's states. It has room for the state's capacity.
+    State(u32),
 }
 
 /// How weights are stored.

@@ -7,7 +7,7 @@ use super::{
     loops::Code,
     lower,
     rows::{self, Tile},
-    unsupported,
+    state, unsupported,
 };
 use crate::weights::{Item, SourceId, Weights};
 use kiln_ir::{
@@ -79,7 +79,8 @@ pub(super) struct Planner<'m> {
 }
 
 pub(super) fn plan(m: &Module, options: &PlanOptions) -> Result<ModulePlan, PlanError> {
-    let unsupported = entries::refusals(m);
+    let mut unsupported = entries::refusals(m);
+    unsupported.extend(state::refusals(m));
     let (m, tiles) = &rows::prepare(m);
     let mut p = Planner {
         m,
@@ -192,6 +193,11 @@ impl Planner<'_> {
                 self.want(local, operand, place.with(layout));
             }
         }
+        if data.op == Op::StateAppend
+            && let Some(place) = self.appended(node)
+        {
+            self.want(local, data.operand(0), place);
+        }
         if matches!(data.op, Op::Concat | Op::Pad) && !self.is_weight_time(node) {
             let place = self.output(data.result());
             for (operand, layout) in pieces(m, node, &place.layout) {
@@ -201,7 +207,7 @@ impl Planner<'_> {
     }
 
     /// Makes sure that the value stands in `wanted`.
-    fn settle(&mut self, value: Value, wanted: &View) {
+    pub(super) fn settle(&mut self, value: Value, wanted: &View) {
         let view = self.view(value);
         if view.buffer != wanted.buffer || view.layout != wanted.layout {
             self.copy(&view, wanted);
@@ -228,12 +234,7 @@ impl Planner<'_> {
                         copy.with(layout)
                     }
                 };
-                if let Some(place) = self.places.get(&result).cloned().filter(|p| *p != view) {
-                    self.copy(&view, &place);
-                    self.views.insert(result, place);
-                } else {
-                    self.views.insert(result, view);
-                }
+                self.found(result, view);
                 Ok(())
             }
             Op::Concat | Op::Pad => {
@@ -251,10 +252,23 @@ impl Planner<'_> {
                 Ok(())
             }
             Op::StateRead | Op::StateAppend | Op::StateReset => {
-                Err((node, "the cpu back end has no plan for it".into()))
+                self.state(node);
+                Ok(())
             }
             _ => lower::group(self, &Group::of(m, node)),
         }
+    }
+
+    /// Notes where a value is that nothing has to compute, and copies it to where it is wanted.
+    pub(super) fn found(&mut self, value: Value, view: View) {
+        let view = match self.places.get(&value).cloned().filter(|p| *p != view) {
+            Some(place) => {
+                self.copy(&view, &place);
+                place
+            }
+            None => view,
+        };
+        self.views.insert(value, view);
     }
 
     /// The parts of a padded tensor that are not its operand.

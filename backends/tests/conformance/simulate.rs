@@ -182,6 +182,7 @@ impl<'a> Simulator<'a> {
             Memory::Plan(Buffer::Output(i)) => &self.outputs[i as usize],
             Memory::Plan(Buffer::Temporary(_)) => &self.arena,
             Memory::Plan(Buffer::Weight(item)) => &self.weights[item.0 as usize],
+            Memory::Plan(Buffer::State(_)) => panic!("no case has a state"),
             Memory::Region => &self.region,
         }
     }

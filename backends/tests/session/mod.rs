@@ -1,6 +1,7 @@
 //! Sessions of small modules, beside the interpreter.
 
 mod control;
+mod states;
 
 use crate::{
     emulator,

@@ -91,7 +91,8 @@ pub fn run(
     run_with(module, entry, inputs, weights, &mut HashMap::new(), Limits::default())
 }
 
-/// [`run`] on states that are kept by name from call to call, within limits. A state that is absent is empty.
+/// [`run`] on states that are kept by name from call to call, within limits. A state that is absent is empty, and so is
+/// one whose lifetime is a call as it begins.
 pub fn run_with(
     module: &Module,
     entry: &str,
@@ -111,6 +112,9 @@ pub fn run_with(
     for name in &names {
         let missing = || EvalError::Input { name: name.clone(), message: "missing".into() };
         given.push(Rc::new(inputs.get(name).ok_or_else(missing)?.clone()));
+    }
+    for state in module.states.values().filter(|s| s.lifetime == "call") {
+        states.remove(&state.name);
     }
     let mut run = Run::new(module, weights, states, limits);
     run.bind(entry.body, &names, &given)?;

@@ -18,7 +18,7 @@ impl Run<'_> {
             }
             self.bind_plain(ty, &tensor.shape).map_err(|e| input(name, e))?;
         }
-        let used = self.states_of(body);
+        let used = m.states_in(body);
         for state in &used {
             let data = &m.states[*state];
             let error = |message: String| EvalError::State { name: data.name.clone(), message };
@@ -87,20 +87,6 @@ impl Run<'_> {
             bound if bound == size => Ok(()),
             bound => Err(format!("{symbol} is {bound} elsewhere, found {size}")),
         }
-    }
-
-    /// The states that nodes of the region and of those inside it name.
-    fn states_of(&self, body: Region) -> Vec<State> {
-        let m = self.module;
-        let names: Vec<&str> = m
-            .regions_in(body)
-            .iter()
-            .flat_map(|r| &m.regions[*r].nodes)
-            .map(|node| &m.nodes[*node])
-            .filter(|data| data.op.has_effect())
-            .filter_map(|data| data.attrs.name("state"))
-            .collect();
-        m.states.iter().filter(|(_, s)| names.contains(&s.name.as_str())).map(|(id, _)| id).collect()
     }
 
     /// Makes an absent state: empty along the axis by which it grows, zero if it does not grow.

@@ -1,6 +1,7 @@
-//! `%r = state.read state=@kv`: what the state holds.
+//! `%r = state.read state=@kv`: what the state holds as the call begins.
 //!
-//! (C1) The state is declared.
+//! (C1) The state is declared. (C2) It stands before what changes the state in the call: behind an append, what the
+//! state holds is the append's result.
 
 use super::{Cx, Meaning, OpDef, Primitive, Tolerance, Violation, no_flops};
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 pub(super) static DEF: OpDef = OpDef {
     name: "state.read",
     summary: "what a state holds",
-    constraints: &["C1: the state is declared"],
+    constraints: &["C1: the state is declared", "C2: it stands before what changes the state"],
     operands: &[],
     attrs: &[attr("state", AttrKind::Name)],
     regions: &[],

@@ -56,7 +56,8 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> 
     }
     for s in &manifest.states {
         let dims: Vec<String> = s.dims.iter().map(|d| d.display(&[] as &[&str])).collect();
-        line!(out, "state {}: {}[{}], kept for the {:?}", s.name, s.elem, dims.join(", "), s.lifetime)?;
+        let grows = s.grows.map(|g| format!(", grows along axis {}", g.axis)).unwrap_or_default();
+        line!(out, "state {}: {}[{}]{grows}, kept for the {:?}", s.name, s.elem, dims.join(", "), s.lifetime)?;
     }
     let best = artifact.best_target().ok();
     for (i, target) in manifest.targets.iter().enumerate() {
@@ -184,7 +185,8 @@ fn facts(artifact: &Artifact, best: Option<usize>) -> Value {
     });
     let states = manifest.states.iter().map(|s| {
         let dims: Vec<_> = s.dims.iter().map(|d| d.as_constant()).collect();
-        json!({"name": s.name, "elem": s.elem.name(), "dims": dims, "lifetime": format!("{:?}", s.lifetime)})
+        json!({"name": s.name, "elem": s.elem.name(), "dims": dims, "grows": s.grows.map(|g| g.axis),
+            "lifetime": format!("{:?}", s.lifetime)})
     });
     let sections = artifact.sections().iter().map(|s| json!({"name": s.label(), "offset": s.offset, "bytes": s.len}));
     json!({

@@ -23,6 +23,8 @@ use std::time::Duration;
 /// Scratch memory of a launch, at most, unless a single block needs more.
 const SCRATCH: u64 = 256 << 20;
 
+const PORT: &str = "an input or output on the device";
+
 /// The loaded code of one target, with the weights: what sessions share.
 pub(crate) struct Program {
     /// In the order of the target's table.
@@ -205,10 +207,16 @@ impl Engine {
     pub(crate) fn place_ports(&mut self, entry: usize, bytes: impl Iterator<Item = usize>) -> Result<Vec<*mut u8>> {
         let device = self.stream.device().clone();
         self.recordings[entry] = Recording::New;
-        self.ports[entry] = vec![];
-        let ports: Vec<Memory> =
-            bytes.map(|n| Memory::new(&device, n, "an input or output on the device")).collect::<Result<_>>()?;
-        self.ports[entry] = ports;
+        for (port, bytes) in bytes.enumerate() {
+            if self.ports[entry].len() <= port {
+                self.ports[entry].push(Memory::new(&device, 0, PORT)?);
+            }
+            if bytes > self.ports[entry][port].len() {
+                // What there was goes before what takes its place comes.
+                self.ports[entry][port] = Memory::new(&device, 0, PORT)?;
+                self.ports[entry][port] = Memory::new(&device, bytes, PORT)?;
+            }
+        }
         Ok(self.ports[entry].iter().map(pointer).collect())
     }
 

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 /// A byte that no text has, the name, and line ends that a text-mode copy would change.
 pub const MAGIC: [u8; 8] = *b"\x89KILN\r\n\x1a";
-pub const FORMAT_VERSION: u32 = 7;
+pub const FORMAT_VERSION: u32 = 8;
 /// Bytes before the first section: one page, so that weights start on one.
 pub const HEADER_LEN: u64 = 4096;
 /// Bytes under one hash.

@@ -58,6 +58,27 @@ pub struct Entry {
     pub outputs: Vec<Port>,
     /// What the sizes of a call's inputs must be like, beyond what ports and symbols say.
     pub conditions: Vec<Condition>,
+    /// The states that it uses, each once.
+    pub states: Vec<StateUse>,
+}
+
+/// What an entry does with a state.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StateUse {
+    /// Index into the manifest's states.
+    pub state: u32,
+    pub change: Change,
+}
+
+/// How a run leaves a state.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Change {
+    /// As it was.
+    None,
+    /// With so much more along the axis by which it grows, which the plan writes there.
+    Append(SizeExpr),
+    /// With nothing, or with zeros if it does not grow.
+    Reset,
 }
 
 /// A size that must not be negative: memory is safe where all conditions hold.
@@ -70,7 +91,8 @@ pub struct Condition {
 
 /// One input or output of an entry: a dense row-major tensor.
 ///
-/// Every symbol of an entry must stand alone as a dimension of one of the entry's inputs, which binds it.
+/// Every symbol of an entry must stand alone as a dimension of one of the entry's inputs, which binds it, or be that of
+/// how much one of its states holds.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Port {
     pub name: String,
@@ -91,17 +113,27 @@ pub enum Accepts {
     Size,
 }
 
-/// A buffer that keeps its content from one run of a session to the next. It starts as zeros.
+/// A buffer that keeps its content from one run of a session to the next. It starts empty if it grows, or as zeros.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct State {
     pub name: String,
     pub elem: ElemType,
     /// The capacity in elements, by dimension. The formulas hold no symbol.
     pub dims: Vec<SizeExpr>,
+    /// How it grows, if it does. It is laid out for its capacity, whatever it holds.
+    pub grows: Option<Growth>,
     pub lifetime: Lifetime,
 }
 
-/// When a [`State`] goes back to zeros.
+/// How a [`State`] grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Growth {
+    pub axis: u32,
+    /// The symbol that is what the state holds along the axis as a run starts.
+    pub symbol: u32,
+}
+
+/// When a [`State`] goes back to how it starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Lifetime {
     /// Never, unless the caller resets the session.

@@ -30,8 +30,8 @@ pub use expr::{MAX_EXTENT, SizeError, SizeExpr, SizeOp};
 pub use header::{CHUNK, FORMAT_VERSION, HEADER_LEN, MAGIC, Section, SectionKind, WEIGHT_ALIGN};
 pub(crate) use header::{Header, SIGNATURE_AT, section_of};
 pub use manifest::{
-    Accepts, Condition, Entry, Grid, Kernel, Level, Lifetime, MAX_KEY_LEN, Manifest, Port, State, Swizzle, Symbol,
-    TargetInfo, TensorMap, UNBOUNDED,
+    Accepts, Change, Condition, Entry, Grid, Growth, Kernel, Level, Lifetime, MAX_KEY_LEN, Manifest, Port, State,
+    StateUse, Swizzle, Symbol, TargetInfo, TensorMap, UNBOUNDED,
 };
 pub use plan::{Arg, BAD_INDEX, BadIndexNote, Block, Count, Plan, Step};
 pub(crate) use read::{Parsed, parse};

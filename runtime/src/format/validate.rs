@@ -3,8 +3,12 @@
 //! The writer checks the same, so that a compiler's mistake shows where it was made.
 
 use super::expr::MAX_OPS;
-use super::{Accepts, Arg, Count, Entry, Kernel, MAX_KEY_LEN, Manifest, Plan, Port, SizeExpr, Step, TensorMap};
+use super::{
+    Accepts, Arg, Change, Count, Entry, Growth, Kernel, MAX_KEY_LEN, Manifest, Plan, SizeExpr, StateUse, Step,
+    TensorMap,
+};
 use crate::error::{Error, Result};
+use std::collections::BTreeSet;
 
 /// How deep `if`, `while` and `for` may stand in each other.
 pub const MAX_NESTING: usize = 64;
@@ -34,6 +38,11 @@ pub fn check_manifest(manifest: &Manifest) -> Result<()> {
             let formed = state.dims.len() <= MAX_RANK && state.dims.iter().all(|d| d.eval_size(&[]).is_ok());
             if !formed {
                 return Err(format!("state {} has no constant size", state.name));
+            }
+            if let Some(Growth { axis, symbol }) = state.grows
+                && (axis as usize >= state.dims.len() || symbol as usize >= manifest.symbols.len())
+            {
+                return Err(format!("state {} grows by symbol {symbol} along axis {axis}", state.name));
             }
         }
         unique("target", manifest.targets.iter().map(|t| t.name.as_str()))?;
@@ -77,6 +86,18 @@ fn is_map(map: &TensorMap, symbols: usize) -> bool {
 fn check_entry(manifest: &Manifest, entry: &Entry) -> Result<(), String> {
     unique("input", entry.inputs.iter().map(|p| p.name.as_str()))?;
     unique("output", entry.outputs.iter().map(|p| p.name.as_str()))?;
+    let mut used = BTreeSet::new();
+    for StateUse { state, change } in &entry.states {
+        let Some(declared) = manifest.states.get(*state as usize).filter(|_| used.insert(*state)) else {
+            return Err(format!("uses state {state} of {} again, or one that there is not", manifest.states.len()));
+        };
+        if let Change::Append(size) = change {
+            check_expr(manifest, entry, size).map_err(|e| format!("state {}: {e}", declared.name))?;
+            if declared.grows.is_none() {
+                return Err(format!("appends to state {}, which does not grow", declared.name));
+            }
+        }
+    }
     for port in entry.inputs.iter().chain(&entry.outputs) {
         let at = |e: String| format!("{}: {e}", port.name);
         if port.dims.len() > MAX_RANK {
@@ -99,20 +120,22 @@ fn check_expr(manifest: &Manifest, entry: &Entry, expr: &SizeExpr) -> Result<(),
     if !expr.is_well_formed(manifest.symbols.len()) {
         return Err(format!("the size formula is not well formed, or longer than {MAX_OPS} operations"));
     }
-    let free = expr.symbols().find(|s| !is_bound(manifest, &entry.inputs, *s));
+    let free = expr.symbols().find(|s| !is_bound(manifest, entry, *s));
     match free {
-        Some(s) => Err(format!("no input has a dimension that is just {}", manifest.symbols[s as usize].name)),
+        Some(s) => Err(format!("no input or state has a dimension that is just {}", manifest.symbols[s as usize].name)),
         None => Ok(()),
     }
 }
 
-fn is_bound(manifest: &Manifest, inputs: &[Port], symbol: u32) -> bool {
+fn is_bound(manifest: &Manifest, entry: &Entry, symbol: u32) -> bool {
     let s = &manifest.symbols[symbol as usize];
-    s.min == s.max || inputs.iter().any(|p| p.dims.iter().any(|d| d.as_symbol() == Some(symbol)))
+    let holds = |used: &StateUse| manifest.states.get(used.state as usize).and_then(|s| s.grows);
+    let held = || entry.states.iter().filter_map(holds).any(|grows| grows.symbol == symbol);
+    s.min == s.max || held() || entry.inputs.iter().any(|p| p.dims.iter().any(|d| d.as_symbol() == Some(symbol)))
 }
 
 fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for name in names {
         if name.is_empty() || name.len() > MAX_KEY_LEN {
             return Err(format!("a {what} has a name of {} bytes", name.len()));

@@ -3,6 +3,7 @@
 use super::accepts::{self, Check};
 #[cfg(feature = "cuda")]
 use super::run::failure;
+use super::states::{self, Bound};
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::format::Kernel;
@@ -10,6 +11,7 @@ use crate::format::{Arg, Count, ElemType, Entry, Manifest, Plan, Port, SizeExpr,
 use crate::tensor::{TensorMut, TensorView, byte_len};
 use crate::text::plain;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::Range;
 
 /// Unknown inputs beyond these are counted: a file may hold any number.
@@ -30,6 +32,8 @@ pub(super) struct Memory<'a> {
 pub(super) struct Binding {
     input_shapes: Vec<Vec<usize>>,
     pub(super) output_shapes: Vec<Vec<usize>>,
+    /// What the states held that the entry uses, and what they are to hold.
+    pub(super) states: Vec<Bound>,
     /// By input.
     accepts: Vec<Option<Check>>,
     pub(super) blocks: Vec<Vec<Node>>,
@@ -84,8 +88,8 @@ pub(super) fn scratch_stride(bytes: usize) -> usize {
 /// The name, element type and shape of a tensor.
 pub(super) type TensorType<'a> = (&'a str, ElemType, &'a [usize]);
 
-/// The values of the symbols, or everything that is wrong with the inputs.
-pub(super) fn solve(manifest: &Manifest, entry: usize, inputs: &[TensorType]) -> Result<Vec<i64>> {
+/// The values of the symbols, or everything that is wrong with the inputs. `held` is what the states hold.
+pub(super) fn solve(manifest: &Manifest, entry: usize, held: &[i64], inputs: &[TensorType]) -> Result<Vec<i64>> {
     let entry = &manifest.entries[entry];
     let mut solver = Solver { manifest, values: vec![None; manifest.symbols.len()], problems: Vec::new() };
     let (mut seen, mut unknown) = (BTreeSet::new(), 0);
@@ -101,6 +105,9 @@ pub(super) fn solve(manifest: &Manifest, entry: usize, inputs: &[TensorType]) ->
     }
     if unknown > MAX_LISTED {
         solver.problems.push(format!("and {} more inputs that there are not", unknown - MAX_LISTED));
+    }
+    for (state, growth, held) in states::growing(manifest, entry, held) {
+        solver.symbol(growth.symbol, held, Source::State(&state.name), str::to_owned);
     }
     let given = |port: &Port| inputs.iter().find(|(name, ..)| *name == port.name).copied();
     for port in &entry.inputs {
@@ -121,6 +128,7 @@ pub(super) fn solve(manifest: &Manifest, entry: usize, inputs: &[TensorType]) ->
         solver.conditions(entry, &values);
     }
     if solver.problems.is_empty() {
+        states::check_room(manifest, entry, held, &values)?;
         return Ok(values);
     }
     Err(refused(manifest, entry, solver.problems))
@@ -132,10 +140,26 @@ fn refused(manifest: &Manifest, entry: &Entry, problems: Vec<String>) -> Error {
     Error::Input { problems, takes: plain(&takes(manifest, entry)).into_owned() }
 }
 
+/// What gives a symbol its value.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Input(&'a str),
+    State(&'a str),
+}
+
+impl fmt::Display for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Input(name) => write!(f, "input {name}"),
+            Source::State(name) => write!(f, "state {name}"),
+        }
+    }
+}
+
 struct Solver<'a> {
     manifest: &'a Manifest,
-    /// A symbol's value and the input that gave it.
-    values: Vec<Option<(i64, &'a str)>>,
+    /// A symbol's value and what gave it.
+    values: Vec<Option<(i64, Source<'a>)>>,
     problems: Vec<String>,
 }
 
@@ -155,22 +179,32 @@ impl<'a> Solver<'a> {
             if let Some(expected) = dim.as_constant().filter(|e| *e != found) {
                 self.problems.push(format!("input {name}: dimension {axis} is {found}, expected {expected}"));
             }
-            let Some(symbol) = dim.as_symbol() else { continue };
-            match self.values[symbol as usize] {
-                None => self.values[symbol as usize] = Some((found, name)),
-                Some((value, by)) if value != found => self.problems.push(format!(
-                    "input {name}: dimension {axis}, {}, is {found}, but {value} in {by}",
-                    self.manifest.symbols[symbol as usize].name
-                )),
-                Some(_) => {}
+            if let Some(symbol) = dim.as_symbol() {
+                self.symbol(symbol, found, Source::Input(name), |s| format!("dimension {axis}, {s},"));
             }
+        }
+    }
+
+    /// Gives a symbol the value that stands at a `place` of its source, which takes its name.
+    fn symbol(&mut self, symbol: u32, found: i64, source: Source<'a>, place: impl FnOnce(&str) -> String) {
+        match self.values[symbol as usize] {
+            None => self.values[symbol as usize] = Some((found, source)),
+            Some((value, by)) if value != found => {
+                let name = &self.manifest.symbols[symbol as usize].name;
+                let by = match by {
+                    Source::Input(name) => name.to_owned(),
+                    Source::State(_) => by.to_string(),
+                };
+                self.problems.push(format!("{source}: {} is {found}, but {value} in {by}", place(name)));
+            }
+            Some(_) => {}
         }
     }
 
     fn ranges(&mut self) {
         for (symbol, value) in self.manifest.symbols.iter().zip(&self.values) {
             let Some((value, by)) = value else { continue };
-            let at = format!("input {by}: {} is {value}", symbol.name);
+            let at = format!("{by}: {} is {value}", symbol.name);
             if *value < symbol.min {
                 self.problems.push(format!("{at}, expected at least {}", symbol.min));
             }
@@ -263,9 +297,11 @@ impl Binding {
         entry: usize,
         plan: &Plan,
         symbols: Vec<i64>,
+        held: &[i64],
         memory: Memory,
     ) -> Result<Binding> {
         let entry = &manifest.entries[entry];
+        let states = states::bind(manifest, entry, held, &symbols)?;
         let shapes = |ports: &[Port]| -> Result<Vec<Vec<usize>>> {
             ports.iter().map(|p| p.dims.iter().map(|d| size(&p.name, d, &symbols)).collect()).collect()
         };
@@ -289,6 +325,7 @@ impl Binding {
             binding: Binding {
                 input_shapes,
                 output_shapes,
+                states,
                 accepts,
                 blocks: Vec::with_capacity(plan.blocks.len()),
                 launches: Vec::new(),
@@ -344,9 +381,10 @@ impl Binding {
         self.launches[0].is_some_and(|n| n <= MOST)
     }
 
-    /// Whether the inputs are those of the entry, in the shapes bound.
-    pub(super) fn fits(&self, entry: &Entry, inputs: &[(&str, TensorView)]) -> bool {
-        inputs.len() == entry.inputs.len()
+    /// Whether the inputs are those of the entry, in the shapes bound, and the states hold what they did.
+    pub(super) fn fits(&self, entry: &Entry, held: &[i64], inputs: &[(&str, TensorView)]) -> bool {
+        self.states.iter().all(|s| held[s.state] == s.held)
+            && inputs.len() == entry.inputs.len()
             && entry.inputs.iter().zip(&self.input_shapes).all(|(port, shape)| {
                 let given = inputs.iter().find(|(name, _)| *name == port.name);
                 given.is_some_and(|(_, t)| t.elem() == port.elem && t.shape() == *shape)

@@ -32,7 +32,7 @@ impl Session {
         let mut run = || {
             engine.begin()?;
             for (i, state) in manifest.states.iter().enumerate() {
-                if state.lifetime == Lifetime::Run {
+                if state.lifetime == Lifetime::Run && state.grows.is_none() {
                     engine.clear_state(i)?;
                 }
             }
@@ -63,11 +63,7 @@ impl Session {
         if let Some((kernel, status)) = engine.failed() {
             return Err(binding.failure(&kernels[kernel], kernel as u32, status));
         }
-        if !self.verified {
-            self.artifact.verify()?;
-            self.verified = true;
-        }
-        Ok(())
+        self.has_run(entry)
     }
 }
 

@@ -6,6 +6,7 @@ mod bind;
 mod gpu;
 mod machine;
 mod run;
+mod states;
 mod walk;
 
 use crate::artifact::Artifact;
@@ -14,7 +15,7 @@ use crate::code::Loader;
 use crate::cuda::Driver;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Workers};
-use crate::format::{ElemType, Entry, Lifetime, SectionKind};
+use crate::format::{ElemType, Entry, Lifetime, Manifest, SectionKind};
 use crate::memory::Pages;
 use crate::profile::Profile;
 use crate::tensor::{Tensor, TensorMut, TensorView, byte_len};
@@ -53,6 +54,8 @@ pub struct Session {
     arena: Pages,
     scratch: Pages,
     states: Vec<Pages>,
+    /// By state, what it holds along the axis by which it grows.
+    held: Vec<i64>,
     /// By entry: the addresses and sizes for the shapes of its last run.
     bindings: Vec<Option<Binding>>,
     verified: bool,
@@ -106,6 +109,7 @@ impl Session {
             arena: Pages::empty(),
             scratch: Pages::empty(),
             states,
+            held: vec![0; manifest.states.len()],
             bindings: manifest.entries.iter().map(|_| None).collect(),
             verified: false,
         })
@@ -143,14 +147,46 @@ impl Session {
         Ok(EntryHandle { session: self, index })
     }
 
-    /// Sets all states to zeros.
+    /// What a state holds along the axis by which it grows; none for one that does not grow or that there is not.
+    pub fn held(&self, state: &str) -> Option<usize> {
+        let at = self.artifact.manifest().states.iter().position(|s| s.name == state && s.grows.is_some())?;
+        usize::try_from(self.held[at]).ok()
+    }
+
+    /// Empties all states: those that grow hold nothing, the others zeros.
     pub fn reset(&mut self) {
-        self.states.iter_mut().for_each(clear);
-        #[cfg(feature = "cuda")]
-        if let Machine::Gpu(engine) = &self.machine {
-            // A device that cannot do this does not run either, and then says why.
-            let _ = (0..engine.states().count()).try_for_each(|state| engine.clear_state(state));
+        let artifact = self.artifact.clone();
+        self.held.fill(0);
+        // A device that cannot do this does not run either, and then says why.
+        let _ = self.clear_states(artifact.manifest(), |_| true);
+    }
+
+    /// Sets states that do not grow to zeros. What a growing one does not hold is never read.
+    fn clear_states(&mut self, manifest: &Manifest, wanted: impl Fn(usize) -> bool) -> Result<()> {
+        for (i, _) in manifest.states.iter().enumerate().filter(|(i, s)| s.grows.is_none() && wanted(*i)) {
+            match &mut self.machine {
+                Machine::Cpu(_) => clear(&mut self.states[i]),
+                #[cfg(feature = "cuda")]
+                Machine::Gpu(engine) => engine.clear_state(i)?,
+            }
         }
+        Ok(())
+    }
+
+    /// Notes that a bound entry has run.
+    fn has_run(&mut self, entry: usize) -> Result<()> {
+        if !self.verified {
+            self.artifact.verify()?;
+            self.verified = true;
+        }
+        let Some(binding) = &self.bindings[entry] else { return Ok(()) };
+        binding.states.iter().for_each(|s| self.held[s.state] = s.then);
+        if binding.states.iter().any(|s| s.clears) {
+            let cleared: Vec<usize> = binding.states.iter().filter(|s| s.clears).map(|s| s.state).collect();
+            let artifact = self.artifact.clone();
+            self.clear_states(artifact.manifest(), |i| cleared.contains(&i))?;
+        }
+        Ok(())
     }
 
     /// Makes the binding of the entry fit the inputs, and the memory fit the binding.
@@ -158,12 +194,15 @@ impl Session {
         // A second owner, so that the session itself can change below.
         let artifact = self.artifact.clone();
         let manifest = artifact.manifest();
-        let reusable = self.bindings[entry].as_ref().is_some_and(|b| b.fits(&manifest.entries[entry], inputs));
+        let of_a_run = manifest.states.iter().zip(&mut self.held).filter(|(s, _)| s.lifetime == Lifetime::Run);
+        of_a_run.for_each(|(_, held)| *held = 0);
+        let held = &self.held;
+        let reusable = self.bindings[entry].as_ref().is_some_and(|b| b.fits(&manifest.entries[entry], held, inputs));
         if reusable {
             return Ok(());
         }
         let types: Vec<_> = inputs.iter().map(|(name, tensor)| (*name, tensor.elem(), tensor.shape())).collect();
-        let symbols = bind::solve(manifest, entry, &types)?;
+        let symbols = bind::solve(manifest, entry, &self.held, &types)?;
         let plan = &artifact.plans(self.target)[entry];
         let size = |what: &str, expr: &crate::format::SizeExpr| {
             expr.eval_size(&symbols).map_err(|source| Error::Size { what: String::from(what), source })
@@ -186,7 +225,7 @@ impl Session {
                 weights: engine.weights(),
                 states: &states,
             };
-            let mut binding = Binding::new(manifest, entry, plan, symbols, memory)?;
+            let mut binding = Binding::new(manifest, entry, plan, symbols, &self.held, memory)?;
             let ports = &manifest.entries[entry];
             let places = engine.place_ports(entry, binding.port_bytes(ports))?;
             let (inputs, outputs) = places.split_at(ports.inputs.len());
@@ -210,7 +249,7 @@ impl Session {
             weights: weights.as_ptr().cast_mut(),
             states: &states,
         };
-        let binding = Binding::new(manifest, entry, plan, symbols, memory)?;
+        let binding = Binding::new(manifest, entry, plan, symbols, &self.held, memory)?;
         self.bindings[entry] = Some(binding);
         Ok(())
     }
@@ -236,21 +275,15 @@ impl Session {
 
     /// Runs a bound entry. `inputs` and `outputs` hold addresses by port.
     fn execute(&mut self, entry: usize) -> Result<()> {
-        for (state, pages) in self.artifact.manifest().states.iter().zip(&mut self.states) {
-            if state.lifetime == Lifetime::Run {
-                clear(pages);
-            }
-        }
+        let artifact = self.artifact.clone();
+        let states = &artifact.manifest().states;
+        self.clear_states(artifact.manifest(), |i| states[i].lifetime == Lifetime::Run)?;
         let Some(binding) = &self.bindings[entry] else { return Ok(()) };
         let manifest = self.artifact.manifest();
         let kernels = &manifest.targets[self.target].kernels;
         let functions = self.machine.functions();
         run::run(binding, &manifest.entries[entry], functions, kernels, &mut self.workers, self.profile.as_deref())?;
-        if !self.verified {
-            self.artifact.verify()?;
-            self.verified = true;
-        }
-        Ok(())
+        self.has_run(entry)
     }
 }
 
@@ -267,7 +300,7 @@ impl EntryHandle<'_> {
 
     /// Whether it takes inputs of these names, types and shapes. An error lists all that is wrong.
     pub fn check(&self, inputs: &[(&str, ElemType, &[usize])]) -> Result<()> {
-        bind::solve(self.session.artifact.manifest(), self.index, inputs).map(|_| ())
+        bind::solve(self.session.artifact.manifest(), self.index, &self.session.held, inputs).map(|_| ())
     }
 
     /// The shapes of the outputs for inputs of these shapes, in the entry's order.

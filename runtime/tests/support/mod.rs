@@ -94,6 +94,7 @@ impl Model {
             inputs: inputs.to_vec(),
             outputs: outputs.to_vec(),
             conditions: vec![],
+            states: vec![],
         });
         self
     }
@@ -132,8 +133,14 @@ pub fn zoo() -> Model {
     model.weights = vec![vec![7; 3], weight];
     model.rewrites = b"{}".to_vec();
     model.manifest.states = vec![
-        State { name: "kept".into(), elem: ElemType::I64, dims: vec![fixed(2)], lifetime: Lifetime::Session },
-        State { name: "fresh".into(), elem: ElemType::I64, dims: vec![], lifetime: Lifetime::Run },
+        State {
+            name: "kept".into(),
+            elem: ElemType::I64,
+            dims: vec![fixed(2)],
+            grows: None,
+            lifetime: Lifetime::Session,
+        },
+        State { name: "fresh".into(), elem: ElemType::I64, dims: vec![], grows: None, lifetime: Lifetime::Run },
     ];
     // y = 4 x, by way of the arena.
     let twice = vec![

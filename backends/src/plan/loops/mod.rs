@@ -202,7 +202,7 @@ impl Planner<'_> {
         let elements = match buffer {
             Buffer::Temporary(t) => self.temporaries[t as usize].clone(),
             // Of no use to the kernel.
-            Buffer::Input(_) | Buffer::Output(_) | Buffer::Weight(_) => 0.into(),
+            Buffer::Input(_) | Buffer::Output(_) | Buffer::Weight(_) | Buffer::State(_) => 0.into(),
         };
         kiln_kernels::Buffer { elem: ElemType::U8, elements, written }
     }
@@ -229,7 +229,7 @@ impl Planner<'_> {
     fn borrowed(&mut self, view: &View) -> View {
         match view.buffer {
             Buffer::Temporary(t) => View { buffer: self.alias(Kind::Outer(t)), ..view.clone() },
-            Buffer::Input(_) | Buffer::Output(_) | Buffer::Weight(_) => view.clone(),
+            Buffer::Input(_) | Buffer::Output(_) | Buffer::Weight(_) | Buffer::State(_) => view.clone(),
         }
     }
 

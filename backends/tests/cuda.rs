@@ -29,7 +29,7 @@ use std::{
 };
 
 /// The families with kernels of their own, in which nothing may be spilled.
-const HOT: &[&str] = &["map_", "matmul_", "row_", "reduce_", "gather_", "attention_"];
+const HOT: &[&str] = &["map_", "matmul_", "row_", "reduce_", "gather_", "attention_", "cell_", "region_"];
 
 /// The elements of the largest index space that is emulated.
 const EMULATED: i64 = 1000;

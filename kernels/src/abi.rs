@@ -16,13 +16,16 @@
 //! does nothing where `guard`, an i32 unless it is null, is 0. Else it does all tasks of the grid, whatever the number of
 //! blocks is: whoever has done one goes on with the one as far ahead as there are doers. These are threads in a plain
 //! kernel, and what [`Grid`](crate::cuda::Grid) says in others. A doer has `scratch_bytes` of scratch for itself. `status`
-//! is an i32 that is left alone, or set to what a CPU kernel returns. The maps are those of the grid's tensors.
+//! is an i32 that is left alone, or set to what a CPU kernel returns. The maps are those of the grid's tensors. A kernel that
+//! another one calls is done by the block that calls it, and takes
+//! `(ptr buf.., i64 size.., i64 scratch_bytes, i64 tasks, ptr scratch)`; each thread gets the status of its own part, and what
+//! has been written is seen by all after a barrier, which is the caller's.
 
 use crate::{
     KernelSpec,
-    build::{self, Cmp, Elem, Ix, K, Linkage, Ptr, Ty, V},
+    build::{self, Cmp, Elem, Ix, K, Linkage, Ptr, Ty, V, Within},
     cpu::Cpu,
-    cuda,
+    cuda::{self, Sm},
 };
 use kiln_ir::Dim;
 use melior::{
@@ -50,8 +53,18 @@ pub struct ModuleBuilder<'c> {
     pub context: &'c Context,
     pub module: Module<'c>,
     pub convention: Convention,
-    /// While kernels are emitted that others of the module call: how many buffers the next one has, and its linkage.
-    inner: Option<(usize, Linkage)>,
+    /// While kernels are emitted that others of the module call.
+    inner: Option<Inner>,
+    /// Bytes of shared memory that such kernels need on a GPU, one after the other.
+    shared_bytes: i64,
+}
+
+/// What is known of a kernel that others call.
+struct Inner {
+    buffers: usize,
+    linkage: Linkage,
+    /// On a GPU.
+    within: Option<Within>,
 }
 
 /// How the kernels of a module are called.
@@ -95,6 +108,7 @@ impl<'c> ModuleBuilder<'c> {
             module: Module::new(Location::unknown(context)),
             convention: Convention::Cpu,
             inner: None,
+            shared_bytes: 0,
         }
     }
 
@@ -118,30 +132,60 @@ impl<'c> ModuleBuilder<'c> {
     }
 
     fn called(&mut self, symbol: &str, spec: &KernelSpec, linkage: Linkage, cpu: &'static Cpu) {
-        let outer = self.inner.replace((spec.buffers().len(), linkage));
+        let outer = self.inner.replace(Inner { buffers: spec.buffers().len(), linkage, within: None });
         spec.emit(self, symbol, cpu);
         self.inner = outer;
+    }
+
+    /// Makes a kernel a function that the kernel `caller` calls by [`Kernel::call`], all threads of a block of
+    /// [`cuda::BLOCK_THREADS`] together.
+    pub fn inner_cuda(&mut self, symbol: &str, spec: &KernelSpec, sm: Sm, caller: &str) {
+        let threads = spec.block_grid(sm).threads;
+        let within = Within { threads, block: cuda::BLOCK_THREADS, shared: shared_name(caller) };
+        let inner = Inner { buffers: spec.buffers().len(), linkage: Linkage::Internal, within: Some(within) };
+        let outer = self.inner.replace(inner);
+        spec.emit_cuda(self, symbol, sm);
+        self.inner = outer;
+    }
+
+    /// Gives a kernel that calls others on a GPU their shared memory and `bytes` more. Returns where these begin, and its name.
+    pub fn caller_memory(&mut self, caller: &str, bytes: i64) -> (i64, String) {
+        let (start, name) = (self.inner_shared_bytes(), shared_name(caller));
+        self.block_memory(&name, start + bytes);
+        (start, name)
+    }
+
+    /// Bytes of shared memory that the kernels emitted so far for others to call need.
+    pub fn inner_shared_bytes(&self) -> i64 {
+        (self.shared_bytes + 15) / 16 * 16
+    }
+
+    /// Whether the kernel that is emitted is done by one block of a GPU, as part of another one.
+    pub fn is_within_block(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.within.is_some())
     }
 
     /// Emits the kernel `symbol` with these size arguments. `body` returns the status as an `i32`, or nothing when
     /// the kernel cannot fail.
     pub fn kernel(&mut self, symbol: &str, size_args: &[Dim], body: impl for<'k> FnOnce(&Kernel<'k>) -> Option<V<'k>>) {
-        if let (Convention::Cuda { buffers, .. }, None) = (self.convention, self.inner) {
+        if let Convention::Cuda { buffers, .. } = self.convention {
+            let buffers = self.inner.as_ref().map_or(buffers, |inner| inner.buffers);
             return self.plain_cuda(symbol, buffers, size_args, body);
         }
-        let (params, linkage) = match self.inner {
+        let inner = self.inner.as_ref().map(|inner| inner.buffers);
+        let (params, linkage) = match &self.inner {
             None => (vec![Ty::PTR, Ty::PTR, Ty::I64, Ty::I64, Ty::PTR], Linkage::Exported),
-            Some((buffers, linkage)) => (inner_params(buffers, size_args.len()), linkage),
+            Some(inner) => (inner_params(inner.buffers, size_args.len()), inner.linkage),
         };
         build::function(&self.module, self.context, symbol, &params, &[Ty::I32], linkage, |k, args| {
             let (first, rest) = args.split_at(args.len() - 3);
-            let (bufs, sizes): (Buffers<'_>, Vec<Ix<'_>>) = match self.inner {
+            let (bufs, sizes): (Buffers<'_>, Vec<Ix<'_>>) = match inner {
                 None => {
                     let sizes = first[1].ptr();
                     let load = |i: usize| Ix::Value(sizes.offset(Elem::I64, i as i64).load(Ty::I64));
                     (Buffers::Array(first[0].ptr()), (0..size_args.len()).map(load).collect())
                 }
-                Some((buffers, _)) => {
+                Some(buffers) => {
                     let (bufs, sizes) = first.split_at(buffers);
                     let bufs = bufs.iter().map(|v| v.ptr()).collect();
                     (Buffers::Values(bufs), sizes.iter().map(|v| Ix::Value(*v)).collect())
@@ -162,6 +206,10 @@ impl<'c> ModuleBuilder<'c> {
         size_args: &[Dim],
         body: impl for<'k> FnOnce(&Kernel<'k>) -> Option<V<'k>>,
     ) {
+        // Whoever is there takes part.
+        if let Some(within) = self.inner.as_mut().and_then(|inner| inner.within.as_mut()) {
+            within.threads = within.block;
+        }
         self.cuda(symbol, buffers, size_args, |entry| {
             let k = entry.kernel.k;
             let (thread, count) = (cuda::thread(k), cuda::threads(k));
@@ -177,11 +225,15 @@ impl<'c> ModuleBuilder<'c> {
 
     /// Gives the blocks of a kernel for a GPU shared memory of this name, aligned to 16 bytes.
     pub fn block_memory(&mut self, name: &str, bytes: i64) {
+        if self.is_within_block() {
+            self.shared_bytes = self.shared_bytes.max(bytes);
+            return;
+        }
         self.shared_memory(name, bytes, 16, "internal");
     }
 
     /// The same of the size that the launch says: [`Grid::shared_bytes`](cuda::Grid::shared_bytes). It is aligned to 1024
-    /// bytes, and a kernel has it once.
+    /// bytes, and a kernel has it once. A kernel that others call has none.
     pub fn launch_memory(&mut self, name: &str) {
         self.shared_memory(name, 0, 1024, "external");
     }
@@ -205,15 +257,17 @@ impl<'c> ModuleBuilder<'c> {
 
     /// Emits the kernel `symbol` for a GPU: `body` is what every thread does.
     pub fn cuda(&mut self, symbol: &str, buffers: usize, size_args: &[Dim], body: impl for<'k> FnOnce(Entry<'k>)) {
+        let within = self.inner.as_ref().and_then(|inner| inner.within.clone());
         let mut params = vec![Ty::PTR; buffers];
         params.extend(vec![Ty::I64; size_args.len() + 2]);
-        params.extend([Ty::PTR; 3]);
-        let maps = match self.convention {
-            Convention::Cuda { maps, .. } => maps,
-            Convention::Cpu => 0,
+        let (last, results, linkage) = match (&within, self.convention) {
+            (None, Convention::Cuda { maps, .. }) => (3 + maps, vec![], Linkage::Exported),
+            (None, Convention::Cpu) => (3, vec![], Linkage::Exported),
+            (Some(_), _) => (1, vec![Ty::I32], Linkage::Internal),
         };
-        params.extend(vec![Ty::PTR; maps]);
-        build::function(&self.module, self.context, symbol, &params, &[], Linkage::Exported, |k, args| {
+        params.extend(vec![Ty::PTR; last]);
+        build::function(&self.module, self.context, symbol, &params, &results, linkage, |k, args| {
+            let status = within.as_ref().map(|_| k.variable(Ty::I32));
             let (addresses, rest) = args.split_at(buffers);
             let (sizes, rest) = rest.split_at(size_args.len());
             let kernel = Kernel {
@@ -225,20 +279,34 @@ impl<'c> ModuleBuilder<'c> {
                 single: false,
                 scratch: rest[2].ptr(),
             };
-            let guard = rest[4].ptr();
-            let address = k.op1("llvm.ptrtoint", &[guard.0], Ty::I64, &[]);
-            let wanted = k.if_else(
-                address.cmp(Cmp::Eq, k.int(Ty::I64, 0)),
-                || vec![k.int(Ty::I32, 1)],
-                || vec![guard.load(Ty::I32)],
-            );
-            k.if_(wanted[0].cmp(Cmp::Ne, k.int(Ty::I32, 0)), || {
-                let maps = rest[5..].iter().map(|map| map.ptr()).collect();
-                body(Entry { kernel, scratch_bytes: Ix::Value(rest[0]), status: rest[3].ptr(), maps });
-            });
-            vec![]
+            let scratch_bytes = Ix::Value(rest[0]);
+            let (Some(within), Some(status)) = (within, status) else {
+                let guard = rest[4].ptr();
+                let address = k.op1("llvm.ptrtoint", &[guard.0], Ty::I64, &[]);
+                let wanted = k.if_else(
+                    address.cmp(Cmp::Eq, k.int(Ty::I64, 0)),
+                    || vec![k.int(Ty::I32, 1)],
+                    || vec![guard.load(Ty::I32)],
+                );
+                k.if_(wanted[0].cmp(Cmp::Ne, k.int(Ty::I32, 0)), || {
+                    let maps = rest[5..].iter().map(|map| map.ptr()).collect();
+                    body(Entry { kernel, scratch_bytes, status: rest[3].ptr(), maps });
+                });
+                return vec![];
+            };
+            status.store(k.int(Ty::I32, 0));
+            let all = within.threads == within.block;
+            let takes_part = if all { true.into() } else { cuda::block_thread(k).lt(i64::from(within.threads)) };
+            k.enter(within);
+            k.if_(takes_part, || body(Entry { kernel, scratch_bytes, status, maps: vec![] }));
+            vec![status.load(Ty::I32)]
         });
     }
+}
+
+/// The name of the shared memory of the kernels that a kernel calls.
+fn shared_name(caller: &str) -> String {
+    format!("{caller}_shared")
 }
 
 /// Inside a kernel for a GPU: `kernel.hi` tasks in all, and the scratch memory of all doers.
@@ -303,11 +371,19 @@ impl<'k> Kernel<'k> {
         }
     }
 
-    /// Does all tasks of a kernel that [`ModuleBuilder::inner`] has emitted; returns its status.
-    pub fn call(&self, symbol: &str, bufs: &[Ptr<'k>], sizes: &[Ix<'k>], tasks: Ix<'k>, scratch: Ptr<'k>) -> V<'k> {
+    /// Does all tasks of a kernel that [`ModuleBuilder::inner`] has emitted, or on a GPU, where a task has `scratch_bytes` of
+    /// scratch, [`ModuleBuilder::inner_cuda`]; returns its status.
+    pub fn call(
+        &self,
+        symbol: &str,
+        bufs: &[Ptr<'k>],
+        sizes: &[Ix<'k>],
+        (scratch_bytes, tasks): (Option<Ix<'k>>, Ix<'k>),
+        scratch: Ptr<'k>,
+    ) -> V<'k> {
         let k = self.k;
         let mut args: Vec<V<'k>> = bufs.iter().map(|p| p.0).collect();
-        args.extend(sizes.iter().chain([&Ix::Const(0), &tasks]).map(|x| x.v(k)));
+        args.extend(sizes.iter().chain([&scratch_bytes.unwrap_or(0.into()), &tasks]).map(|x| x.v(k)));
         args.push(scratch.0);
         k.call(symbol, &args, &[Ty::I32])[0]
     }

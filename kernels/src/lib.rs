@@ -59,6 +59,11 @@ pub trait Family: Clone + Eq + std::hash::Hash + std::fmt::Debug {
         Grid::plain(self)
     }
 
+    /// How a block does it alone that runs several kernels one after the other.
+    fn block_grid(&self, sm: Sm) -> Grid {
+        self.grid(sm)
+    }
+
     /// Emits the GPU kernel as the function `symbol`. A family has one of its own, with a grid of its own, or the
     /// plain one: a thread does a task as a CPU with one lane does.
     fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
@@ -166,6 +171,16 @@ macro_rules! kernels {
                 match self { $(KernelSpec::$variant(spec) => spec.grid(sm)),* }
             }
 
+            /// [`Family::block_grid`]
+            pub fn block_grid(&self, sm: Sm) -> Grid {
+                match self { $(KernelSpec::$variant(spec) => spec.block_grid(sm)),* }
+            }
+
+            /// [`Family::emit_cuda`]
+            pub fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, sm: Sm) {
+                match self { $(KernelSpec::$variant(spec) => spec.emit_cuda(module, symbol, sm)),* }
+            }
+
             /// Emits the kernel for a level as the function `symbol`.
             pub fn emit_for(&self, module: &mut ModuleBuilder<'_>, symbol: &str, level: Level) {
                 let sm = match level {
@@ -174,7 +189,7 @@ macro_rules! kernels {
                 };
                 let Grid { threads, maps, .. } = self.grid(sm);
                 module.convention = Convention::Cuda { buffers: self.buffers().len(), threads, maps: maps.len() };
-                match self { $(KernelSpec::$variant(spec) => spec.emit_cuda(module, symbol, sm)),* }
+                self.emit_cuda(module, symbol, sm);
             }
 
             /// The name of the kernel's function: the family and a hash of the spec.

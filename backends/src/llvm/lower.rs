@@ -3,7 +3,7 @@
 use super::{OPTIONS, Stage, ToolError, target};
 use inkwell::{
     GlobalVisibility,
-    attributes::AttributeLoc,
+    attributes::{Attribute, AttributeLoc},
     context::Context as LlvmContext,
     llvm_sys::{
         LLVMDiagnosticSeverity,
@@ -160,6 +160,9 @@ impl Compiler {
                 }
                 Convention::Cuda { .. } if function.count_basic_blocks() > 0 => {
                     function.set_linkage(Linkage::Internal);
+                    // The threads of a block meet inside, so that a call stays where all of them come by.
+                    let together = llvm.create_enum_attribute(Attribute::get_named_enum_kind_id("convergent"), 0);
+                    function.add_attribute(AttributeLoc::Function, together);
                 }
                 // Called without a detour, and not exported.
                 Convention::Cpu if is_shared(&function.get_name().to_string_lossy()) => {

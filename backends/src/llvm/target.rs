@@ -92,9 +92,10 @@ const INTRINSICS: [&str; 15] = [
 const CPU_INTRINSICS: [&str; 4] = ["llvm.masked.load", "llvm.masked.store", "llvm.prefetch", "llvm.vector.reduce.or"];
 
 /// Those that GPUs have besides.
-const CUDA_INTRINSICS: [&str; 14] = [
+const CUDA_INTRINSICS: [&str; 15] = [
     "llvm.nvvm.bar.warp.sync",
     "llvm.nvvm.barrier.cta.arrive",
+    "llvm.nvvm.barrier.cta.red",
     "llvm.nvvm.barrier.cta.sync",
     "llvm.nvvm.cp.async",
     "llvm.nvvm.ex2.approx",

@@ -73,8 +73,16 @@ fn meet(threads: &mut [Thread<'_>], barriers: &mut HashMap<u64, Barrier>) -> Res
         if lanes.iter().any(|lane| lane.next().is_none_or(|i| !std::ptr::eq(i, inst))) {
             return Err(format!("warp {warp} is not together at {}", inst.text));
         }
-        let number = lanes[0].operand(&inst.operands[0], NUMBER)?;
-        let threads_of = inst.operands.get(1).map_or(Ok(all as u64), |n| lanes[0].operand(n, NUMBER))? as usize;
+        // `bar.sync number[, threads]`, or `bar.red.or.pred to, number, from` for all.
+        let reduces = inst.words.iter().any(|w| w == "red");
+        if reduces && !(inst.operands.len() == 3 && inst.words.iter().any(|w| w == "or")) {
+            return Err(format!("another form of a barrier: {}", inst.text));
+        }
+        let number = lanes[0].operand(&inst.operands[usize::from(reduces)], NUMBER)?;
+        let threads_of = match inst.operands.get(1) {
+            Some(n) if !reduces => lanes[0].operand(n, NUMBER)? as usize,
+            _ => all,
+        };
         if number >= 16 || !threads_of.is_multiple_of(WARP) && threads_of != all {
             return Err(format!("barrier {number} for {threads_of} threads"));
         }
@@ -91,12 +99,33 @@ fn meet(threads: &mut [Thread<'_>], barriers: &mut HashMap<u64, Barrier>) -> Res
         if full {
             going.extend(barriers.remove(&number).map(|b| b.waiting).unwrap_or_default());
         }
+        if full && reduces {
+            reduce(threads)?;
+        }
         moved |= !going.is_empty();
         for warp in going {
             threads[warp * WARP..all.min((warp + 1) * WARP)].iter_mut().for_each(Thread::pass);
         }
     }
     Ok(moved)
+}
+
+/// `bar.red.or.pred to, number, from`, at which all stand.
+fn reduce(threads: &mut [Thread<'_>]) -> Result<(), String> {
+    const PRED: Ty = Ty { kind: Kind::Pred, bits: 1 };
+    let operand = |thread: &Thread<'_>, i: usize| {
+        let inst = thread.next().filter(|inst| inst.words.iter().any(|w| w == "red"));
+        inst.map(|inst| inst.operands[i].clone()).ok_or("a barrier that reduces for some and not for others")
+    };
+    let mut any = 0;
+    for thread in threads.iter() {
+        any |= thread.operand(&operand(thread, 2)?, PRED)?;
+    }
+    for thread in threads {
+        let to = operand(thread, 0)?;
+        thread.assign(&to, any, PRED)?;
+    }
+    Ok(())
 }
 
 /// Has the warps of a group do what they do together, if all have come to it.

@@ -1,7 +1,7 @@
 //! Sizes, positions and conditions on them, folded while they are built.
 
 use super::{
-    Builder, Ty, V,
+    Builder, Ptr, Ty, V,
     value::{Cmp, Elem},
 };
 use std::ops;
@@ -150,6 +150,14 @@ impl<'k> Bool<'k> {
         }
     }
 
+    #[expect(clippy::should_implement_trait, reason = "as `and` and `or` are methods")]
+    pub fn not(self) -> Bool<'k> {
+        match self {
+            Bool::Const(c) => Bool::Const(!c),
+            Bool::Value(v) => Bool::Value(v ^ v.builder().int(Ty::I1, 1)),
+        }
+    }
+
     pub fn or(self, other: Bool<'k>) -> Bool<'k> {
         match (self, other) {
             (Bool::Const(false), x) | (x, Bool::Const(false)) => x,
@@ -164,6 +172,22 @@ impl<'k> Bool<'k> {
             Bool::Const(true) => yes.into(),
             Bool::Const(false) => no.into(),
             Bool::Value(c) => Ix::Value(c.select(yes.into().v(c.k), no.into().v(c.k))),
+        }
+    }
+}
+
+impl<'k> Bool<'k> {
+    /// One of two addresses.
+    pub fn choose_address(self, yes: Ptr<'k>, no: Ptr<'k>) -> Ptr<'k> {
+        match self {
+            Bool::Const(c) => {
+                if c {
+                    yes
+                } else {
+                    no
+                }
+            }
+            Bool::Value(c) => c.select(yes.0, no.0).ptr(),
         }
     }
 }

@@ -24,13 +24,27 @@ use melior::{
         r#type::{FunctionType, IntegerType},
     },
 };
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 
 /// An insertion point that moves into regions and back as closures nest.
 pub struct Builder<'k> {
     context: &'k Context,
     location: Location<'k>,
     block: Cell<BlockRef<'k, 'k>>,
+    /// Where the function starts.
+    start: BlockRef<'k, 'k>,
+    within: OnceCell<Within>,
+}
+
+/// The block of threads that runs a function alone, as part of a kernel of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Within {
+    /// Threads that run it, the first ones of the block.
+    pub threads: u32,
+    /// All threads of the block.
+    pub block: u32,
+    /// The name of the shared memory that is there for it.
+    pub shared: String,
 }
 
 /// How kernels name their builder.
@@ -75,7 +89,7 @@ pub fn function(
     let block = region.append_block(Block::new(&arguments));
     {
         let block: BlockRef = unsafe { BlockRef::from_raw(block.to_raw()) };
-        let builder = Builder { context, location, block: Cell::new(block) };
+        let builder = Builder { context, location, block: Cell::new(block), start: block, within: OnceCell::new() };
         let arguments: Vec<V> = builder.arguments(block, params);
         let values = raw(&body(&builder, &arguments));
         builder.op("func.return", &values, &[], &[]);
@@ -132,6 +146,16 @@ fn raw<'k>(values: &[V<'k>]) -> Vec<Value<'k, 'k>> {
 impl<'k> Builder<'k> {
     pub fn context(&self) -> &'k Context {
         self.context
+    }
+
+    /// Says, once, who runs the function.
+    pub fn enter(&self, within: Within) {
+        assert!(self.within.set(within).is_ok(), "a function is run by one block");
+    }
+
+    /// The block that runs the function alone, if it is not all of them.
+    pub fn within(&self) -> Option<&Within> {
+        self.within.get()
     }
 
     fn arguments(&'k self, block: BlockRef<'k, 'k>, types: &[Ty]) -> Vec<V<'k>> {
@@ -198,6 +222,24 @@ impl<'k> Builder<'k> {
     /// An operation on values of any types with one result of type `ty`, which has one part.
     pub fn value_with(&'k self, name: &str, operands: &[Value<'k, 'k>], ty: Ty, attrs: Attrs<'_, 'k>) -> V<'k> {
         V::from_parts(self, ty, &self.op(name, operands, &[ty.mlir(self.context)], attrs))
+    }
+
+    /// Memory for one value that is the thread's own. It becomes a register, as only what stands where the function starts
+    /// does.
+    pub fn variable(&'k self, ty: Ty) -> Ptr<'k> {
+        let insert = |at: usize, name: &str, operands: &[Value<'k, 'k>], result: Ty, attr: (&str, Attribute<'k>)| {
+            let op = OperationBuilder::new(name, self.location)
+                .add_operands(operands)
+                .add_results(&[result.mlir(self.context)])
+                .add_attributes(&[(Identifier::new(self.context, attr.0), attr.1)])
+                .build()
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+            extend(self.start.insert_operation(at, op).result(0).expect("it has one"))
+        };
+        let one = insert(0, "llvm.mlir.constant", &[], Ty::I64, ("value", self.int_attr(64, 1)));
+        let elem = TypeAttribute::new(ty.mlir(self.context)).into();
+        let address = insert(1, "llvm.alloca", &[one], Ty::PTR, ("elem_type", elem));
+        V::from_parts(self, Ty::PTR, &[address]).ptr()
     }
 
     /// The same without attributes.

@@ -7,7 +7,7 @@ use crate::{
     build::{Bool, Ix, K, Ptr, Ty, V},
     cpu::Cpu,
     matmul::pack::PANEL,
-    scalar::{self, functions, register},
+    scalar::{self, register},
     view::{Part, View},
 };
 
@@ -239,23 +239,17 @@ impl<'s, 'k> Emitter<'s, 'k> {
             }
         };
         if let (Some(c), Some(next)) = (&self.extra, &self.next) {
-            let [i, f, g, o] = [0, 1, 2, 3].map(|gate| sums[gate as usize] + gx(gate));
-            let [new, of] = functions::tanh_fraction(g);
-            let kept = of_row(c, 0) / functions::sigmoid_denominator(f);
-            let c = kept + new / (of * functions::sigmoid_denominator(i));
-            let [new, of] = functions::tanh_fraction(c);
+            let gates = [0, 1, 2, 3].map(|gate| sums[gate as usize] + gx(gate));
+            let [h, c] = super::lstm(gates, of_row(c, 0));
             store(next, c);
-            store(&self.output, new / (of * functions::sigmoid_denominator(o)));
+            store(&self.output, h);
             return;
         }
         let biased = |gate: i64| match &self.extra {
             Some(bias) => sums[gate as usize] + each(&|n| load(bias, &[], gate, n)),
             None => sums[gate as usize],
         };
-        let reset = biased(2) / functions::sigmoid_denominator(biased(0) + gx(0));
-        let [new, of] = functions::tanh_fraction(gx(2) + reset);
-        let n = new / of;
-        let kept = of_row(&self.h, 0);
-        store(&self.output, n + (kept - n) / functions::sigmoid_denominator(biased(1) + gx(1)));
+        let h = super::gru([0, 1, 2].map(gx), [0, 1, 2].map(biased), of_row(&self.h, 0));
+        store(&self.output, h);
     }
 }

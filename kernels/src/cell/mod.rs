@@ -15,14 +15,18 @@
 //!
 //! A task is 16 hidden units of up to [`ROWS`] rows. `c'` may lie on `c`; `h'` lies on nothing that is read.
 
+mod cuda;
 mod emit;
 
 use crate::{
     Access, Buffer, Cost, Family,
     abi::ModuleBuilder,
     access::{self, Operand},
+    build::V,
     cpu::Cpu,
+    cuda::{Grid, Sm},
     matmul::pack::PANEL,
+    scalar::functions,
 };
 use kiln_ir::{Dim, ElemType};
 
@@ -141,4 +145,33 @@ impl Family for Spec {
             None
         });
     }
+
+    fn grid(&self, _: Sm) -> Grid {
+        cuda::grid(self, false)
+    }
+
+    fn block_grid(&self, _: Sm) -> Grid {
+        cuda::grid(self, true)
+    }
+
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
+        cuda::emit(self, module, symbol);
+    }
+}
+
+/// The next `h` and `c` of an LSTM from `[i, f, g, o]` and `c`.
+fn lstm<'k>([i, f, g, o]: [V<'k>; 4], c: V<'k>) -> [V<'k>; 2] {
+    let [new, of] = functions::tanh_fraction(g);
+    let kept = c / functions::sigmoid_denominator(f);
+    let c = kept + new / (of * functions::sigmoid_denominator(i));
+    let [new, of] = functions::tanh_fraction(c);
+    [new / (of * functions::sigmoid_denominator(o)), c]
+}
+
+/// The next state of a GRU from `[xr, xz, xn]`, `[hr, hz, hn]` and the state.
+fn gru<'k>([xr, xz, xn]: [V<'k>; 3], [hr, hz, hn]: [V<'k>; 3], h: V<'k>) -> V<'k> {
+    let reset = hn / functions::sigmoid_denominator(hr + xr);
+    let [new, of] = functions::tanh_fraction(xn + reset);
+    let n = new / of;
+    n + (h - n) / functions::sigmoid_denominator(hz + xz)
 }

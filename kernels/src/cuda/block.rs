@@ -28,6 +28,9 @@ pub const CHUNK: i64 = 8;
 const SHARED: u32 = 3;
 const GLOBAL: u32 = 1;
 
+/// The barrier of a part of a block.
+const PART: u32 = 1;
+
 /// Emits the kernel of a family whose blocks have `shared_bytes` bytes of shared memory and do a task at a time: `body` is
 /// what the threads of a block do for one.
 pub fn kernel(
@@ -58,7 +61,7 @@ pub struct Block<'k> {
 
 impl<'k> Block<'k> {
     pub fn new(k: K<'k>) -> Block<'k> {
-        let thread = super::register(k, "tid.x");
+        let thread = super::block_thread(k);
         Block { k, thread, warp: thread.div(WARP), lane: thread.rem(WARP) }
     }
 
@@ -77,13 +80,13 @@ impl<'k> Block<'k> {
         init: &[V<'k>],
         body: impl FnOnce(Ix<'k>, &[V<'k>]) -> Vec<V<'k>>,
     ) -> Vec<V<'k>> {
-        let (first, blocks) = (super::register(self.k, "ctaid.x"), super::register(self.k, "nctaid.x"));
-        self.k.for_carry(first, tasks, blocks, init, body)
+        self.k.for_carry(super::block(self.k), tasks, super::blocks(self.k), init, body)
     }
 
     /// The shared memory that [`ModuleBuilder::block_memory`](crate::abi::ModuleBuilder::block_memory) has given this name.
     pub fn shared(&self, name: &str) -> Ptr<'k> {
         let k = self.k;
+        let name = k.within().map_or(name, |within| &within.shared);
         let name = FlatSymbolRefAttribute::new(k.context(), name).into();
         let address = k.op("llvm.mlir.addressof", &[], &[pointer(k.context(), SHARED)], &[("global_name", name)]);
         k.value("llvm.addrspacecast", &address, Ty::PTR).ptr()
@@ -93,10 +96,24 @@ impl<'k> Block<'k> {
         self.k.intrinsic(name, operands, results)
     }
 
-    /// Waits for all threads of the block, and makes what they have written seen by all of them.
+    /// Waits for all threads of the block that run the kernel, and makes what they have written seen by all of them.
     pub fn barrier(&self) {
-        let zero = self.k.int(Ty::I32, 0);
-        self.call("llvm.nvvm.barrier.cta.sync.aligned.all", &[zero.raw()], &[]);
+        let int = |value: u32| self.k.int(Ty::I32, value.into()).raw();
+        match self.k.within() {
+            Some(within) if within.threads < within.block => {
+                self.call("llvm.nvvm.barrier.cta.sync.aligned.count", &[int(PART), int(within.threads)], &[]);
+            }
+            _ => {
+                self.call("llvm.nvvm.barrier.cta.sync.aligned.all", &[int(0)], &[]);
+            }
+        }
+    }
+
+    /// Whether the condition holds for any thread of the block; a barrier too. All threads of the block run the kernel.
+    pub fn any(&self, condition: Bool<'k>) -> Bool<'k> {
+        let k = self.k;
+        let operands = [k.int(Ty::I32, 0), condition.v(k)];
+        Bool::Value(k.call_intrinsic("llvm.nvvm.barrier.cta.red.or.aligned.all", &operands, Ty::I1))
     }
 
     /// The same among the lanes of a warp.

@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod hopper;
+pub(crate) mod panel;
 pub mod ring;
 pub(crate) mod team;
 
@@ -84,6 +85,8 @@ pub enum Swizzle {
 
 /// Threads of a block of a plain kernel.
 const PLAIN_THREADS: u32 = 128;
+/// Threads of a block that does kernels one after the other.
+pub const BLOCK_THREADS: u32 = 256;
 
 impl Grid {
     /// Blocks of `threads` threads that do `block_tasks` tasks at a time, with no memory but what their code declares.
@@ -103,14 +106,34 @@ fn register<'k>(k: K<'k>, name: &str) -> Ix<'k> {
     Ix::Value(value.int_to(Elem::I64, false))
 }
 
-/// The number of this thread in the grid.
-pub fn thread(k: K<'_>) -> Ix<'_> {
-    register(k, "ctaid.x") * register(k, "ntid.x") + register(k, "tid.x")
+/// The number of this block among those that do the kernel's tasks.
+pub fn block(k: K<'_>) -> Ix<'_> {
+    if k.within().is_some() { 0.into() } else { register(k, "ctaid.x") }
 }
 
-/// The number of threads in the grid.
+/// How many blocks these are.
+pub fn blocks(k: K<'_>) -> Ix<'_> {
+    if k.within().is_some() { 1.into() } else { register(k, "nctaid.x") }
+}
+
+/// The threads of each of them.
+fn block_threads(k: K<'_>) -> Ix<'_> {
+    k.within().map_or_else(|| register(k, "ntid.x"), |within| i64::from(within.threads).into())
+}
+
+/// The number of this thread in its block.
+pub(crate) fn block_thread(k: K<'_>) -> Ix<'_> {
+    register(k, "tid.x")
+}
+
+/// The number of this thread among those that do the kernel's tasks.
+pub fn thread(k: K<'_>) -> Ix<'_> {
+    block(k) * block_threads(k) + block_thread(k)
+}
+
+/// How many threads these are.
 pub fn threads(k: K<'_>) -> Ix<'_> {
-    register(k, "nctaid.x") * register(k, "ntid.x")
+    blocks(k) * block_threads(k)
 }
 
 /// Bytes from the last multiple of `bytes`, a power of two, to an address.

@@ -23,7 +23,7 @@ pub(crate) enum Size {
 /// Rows that are longer have a block each.
 const LONGEST_OF_WARP: i64 = 2048;
 /// Threads of a block that is one team, and warps of one that is several.
-const BLOCK_THREADS: i64 = 256;
+const BLOCK_THREADS: i64 = super::BLOCK_THREADS as i64;
 const WARPS: i64 = 4;
 /// The most values of a state that are combined, and the bytes that each may have.
 const STATES: i64 = 4;
@@ -48,6 +48,11 @@ impl Size {
             Size::Block => (BLOCK_THREADS, 1),
         };
         Grid::new(rows, threads as u32, block_tasks as u32)
+    }
+
+    /// The same for a block that does them alone.
+    pub(crate) fn block_grid(self, rows: Dim) -> Grid {
+        Grid { threads: super::BLOCK_THREADS, ..self.grid(rows) }
     }
 
     /// Gives the kernel the shared memory that its teams need.
@@ -94,8 +99,8 @@ impl<'k> Team<'k> {
             Size::Block => self.block.tasks(rows, body),
             Size::Warp => {
                 let k = self.block.k;
-                let (block, blocks) = (super::register(k, "ctaid.x"), super::register(k, "nctaid.x"));
-                k.for_(block * WARPS + self.block.warp, rows, blocks * WARPS, body);
+                let warps = k.within().map_or(WARPS, |within| i64::from(within.threads) / WARP);
+                k.for_(super::block(k) * warps + self.block.warp, rows, super::blocks(k) * warps, body);
             }
         }
     }

@@ -220,7 +220,11 @@ impl Family for Spec {
     }
 
     fn grid(&self, sm: Sm) -> Grid {
-        cuda::grid(self, sm)
+        cuda::grid(self, sm, false)
+    }
+
+    fn block_grid(&self, sm: Sm) -> Grid {
+        cuda::grid(self, sm, true)
     }
 
     fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, sm: Sm) {

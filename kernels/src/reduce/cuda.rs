@@ -51,6 +51,13 @@ pub(super) fn grid(spec: &Spec, _: Sm) -> Grid {
     }
 }
 
+pub(super) fn block_grid(spec: &Spec, sm: Sm) -> Grid {
+    match Way::of(spec) {
+        Way::Along(size) => size.block_grid(access::product(&spec.outer)),
+        Way::Plain | Way::Across(_) => grid(spec, sm),
+    }
+}
+
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
     let (buffers, sizes) = (spec.buffers().len(), spec.size_args());
     match Way::of(spec) {

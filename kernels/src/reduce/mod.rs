@@ -144,6 +144,10 @@ impl Family for Spec {
         cuda::grid(self, sm)
     }
 
+    fn block_grid(&self, sm: Sm) -> Grid {
+        cuda::block_grid(self, sm)
+    }
+
     fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
         cuda::emit(self, module, symbol);
     }

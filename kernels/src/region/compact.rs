@@ -9,17 +9,19 @@ use super::{
 };
 use crate::{
     abi::ModuleBuilder,
-    build::{self, Bool, Elem, Ix, Linkage, Ptr, Ty},
+    build::{self, Elem, Ix, Linkage, Ptr, Ty},
     cpu::Cpu,
+    cuda::{BLOCK_THREADS, aligned, block::Block},
 };
+use kiln_ir::Dim;
 
 /// Where the number of rows left stands, behind what every loop keeps, and `home` behind it.
-const LEFT_AT: i64 = STATUS_AT + 8;
+pub(super) const LEFT_AT: i64 = STATUS_AT + 8;
 const HEAD: i64 = LEFT_AT + 8;
 
 /// Bytes that a task of this many rows keeps of its own.
-pub(super) fn state_bytes(tile: i64) -> i64 {
-    HEAD + 16 * tile
+pub(super) fn state_bytes(tile: &Dim) -> Dim {
+    tile.clone() * 16.into() + HEAD.into()
 }
 
 pub(super) fn is_used(steps: &[Step]) -> bool {
@@ -30,7 +32,7 @@ fn copy_symbol(symbol: &str) -> String {
     format!("{symbol}.copy")
 }
 
-/// Emits `void copy(ptr to, ptr from, i64 bytes)`, the bytes in whole vectors, then in words, then one by one.
+/// Emits `void copy(ptr to, ptr from, i64 bytes)` for a thread, the bytes in whole vectors, then in words, then one by one.
 pub(super) fn emit_copy(module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &Cpu) {
     let params = [Ty::PTR, Ty::PTR, Ty::I64];
     let widths = [Ty::new(Elem::I8, cpu.vector_bytes), Ty::new(Elem::I8, 8), Ty::new(Elem::I8, 1)];
@@ -55,18 +57,38 @@ pub(super) fn emit_copy(module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &Cpu)
     );
 }
 
+/// The same for the threads of a block together, the widest first that the addresses allow. There is a barrier before
+/// anybody reads what is written.
+pub(super) fn emit_copy_together(module: &mut ModuleBuilder<'_>, symbol: &str) {
+    let params = [Ty::PTR, Ty::PTR, Ty::I64];
+    let name = copy_symbol(symbol);
+    build::function(&module.module, module.context, &name, &params, &[], Linkage::Internal, |k, args| {
+        let (to, from, bytes) = (args[0].ptr(), args[1].ptr(), Ix::Value(args[2]));
+        let thread = Block::new(k).thread;
+        let mut at = Ix::Const(0);
+        for (width, ty) in [(16, Ty::new(Elem::I32, 4)), (4, Ty::I32), (1, Ty::new(Elem::I8, 1))] {
+            let whole = aligned(&[to, from], &[], width);
+            let end = at + whole.choose((bytes - at).div(width) * width, 0);
+            k.for_(at + thread * width, end, i64::from(BLOCK_THREADS) * width, |i| {
+                to.bytes(i).store_aligned(from.bytes(i).load_aligned(ty, width as u32), width as u32);
+            });
+            at = end;
+        }
+        vec![]
+    });
+}
+
 impl<'k> Emitter<'_, 'k> {
     fn left(&self) -> Ptr<'k> {
-        self.state.bytes(LEFT_AT)
+        self.own.left
     }
 
     fn home(&self, row: Ix<'k>) -> Ptr<'k> {
-        self.state.bytes(HEAD).offset(Elem::I64, row)
+        self.own.state.bytes(HEAD).offset(Elem::I64, row)
     }
 
     fn length(&self, row: Ix<'k>) -> Ptr<'k> {
-        let tile = self.spec.tiles.as_ref().map_or(0, |t| t.tile);
-        self.state.bytes(HEAD + 8 * tile).offset(Elem::I64, row)
+        self.own.state.bytes(self.tile * 8 + HEAD).offset(Elem::I64, row)
     }
 
     fn copy(&self, to: Ptr<'k>, from: Ptr<'k>, bytes: Ix<'k>) {
@@ -119,15 +141,16 @@ impl<'k> Emitter<'_, 'k> {
         let count = self.steps_of(l, &outer);
         self.left().store(all.v(k));
         k.for_(0, all, 1, |row| {
-            self.home(row).store(row.v(k));
+            self.once(|| self.home(row).store(row.v(k)));
             if let Some(lengths) = &c.lengths {
                 let length = Ix::Value(self.outside(lengths, row, 0.into(), &outer).load(Ty::I64));
-                self.length(row).store(length.min(count).max(0).v(k));
+                self.once(|| self.length(row).store(length.min(count).max(0).v(k)));
             }
             for (rows, local) in &c.kept {
                 self.bring(rows, (row, 0.into()), self.inside(local, rows, row, &outer), &outer);
             }
         });
+        self.barrier();
         let after = self.run(l, &outer, count, |at, step| {
             let mut at = at.clone();
             at.rows = Ix::Value(self.left().load(Ty::I64));
@@ -140,7 +163,7 @@ impl<'k> Emitter<'_, 'k> {
             let left = k.for_carry(0, at.rows, 1, &[rows], |i, left| {
                 let row = at.rows - 1 - i;
                 let done = match flag {
-                    Some(flag) => not(self.flag(flag.bytes(row))),
+                    Some(flag) => self.flag(flag.bytes(row)).not(),
                     None => Ix::Value(self.length(row).load(Ty::I64)).le(step),
                 };
                 let left = Ix::Value(left[0]);
@@ -171,11 +194,13 @@ impl<'k> Emitter<'_, 'k> {
                 k.for_(length, self.steps_of(l, at), 1, |position| {
                     let zero = k.int(Ty::new(Elem::I8, 1), 0);
                     self.each_run(rows, home, position, at, |to, _| {
-                        k.for_(0, self.size(&rows.bytes, at), 1, |i| to.bytes(i).store(zero));
+                        let (first, step) = self.share();
+                        k.for_(first, self.size(&rows.bytes, at), step, |i| to.bytes(i).store(zero));
                     });
                 });
             }
         }
+        self.barrier();
         k.if_(row.ne(last), || {
             for (pair, rows) in l.pairs.iter().zip(&c.home) {
                 let (now, bytes) = (at.pairs[*pair][0], self.size(&rows.row_bytes(), at));
@@ -185,11 +210,22 @@ impl<'k> Emitter<'_, 'k> {
                 let row_of = |row| self.inside(local, rows, row, at);
                 self.copy(row_of(row), row_of(last), self.size(&rows.row_bytes(), at));
             }
-            self.home(row).store(self.home(last).load(Ty::I64));
-            if c.lengths.is_some() {
-                self.length(row).store(self.length(last).load(Ty::I64));
-            }
+            self.once(|| {
+                self.home(row).store(self.home(last).load(Ty::I64));
+                if c.lengths.is_some() {
+                    self.length(row).store(self.length(last).load(Ty::I64));
+                }
+            });
         });
+        self.barrier();
+    }
+
+    /// The first of this thread's bytes, and how far apart they are.
+    fn share(&self) -> (Ix<'k>, i64) {
+        match &self.own.block {
+            None => (0.into(), 1),
+            Some((block, _)) => (block.thread, i64::from(BLOCK_THREADS)),
+        }
     }
 
     /// A step: slices come in, stacked results go out.
@@ -206,6 +242,7 @@ impl<'k> Emitter<'_, 'k> {
                 };
                 move_row(row, home, position);
             });
+            self.barrier();
         };
         if !c.slices.is_empty() {
             each(&|row, home, position| {
@@ -222,12 +259,5 @@ impl<'k> Emitter<'_, 'k> {
                 }
             });
         }
-    }
-}
-
-fn not<'k>(condition: Bool<'k>) -> Bool<'k> {
-    match condition {
-        Bool::Const(c) => Bool::Const(!c),
-        Bool::Value(v) => Bool::Value(v ^ v.builder().int(Ty::I1, 1)),
     }
 }

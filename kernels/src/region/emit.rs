@@ -1,11 +1,16 @@
 //! Steps as structured code: addresses and sizes where they are needed, loops with the pairs as carried addresses.
+//!
+//! A thread runs a task, or all threads of a block: then control flow is the same for all of them, and what one has written
+//! another one reads after a barrier only. There is one behind every call, and one between a read that control flow
+//! depends on and whatever comes after.
 
-use super::{Counter, Loop, Memory, Place, Spec, Step, Times, compact};
+use super::{Counter, Loop, Memory, Place, Spec, Step, Times, compact, memory::Layout};
 use crate::{
     Family, KernelSpec,
     abi::{BAD_INDEX_BYTES, INDEX_OUT_OF_RANGE, Kernel, LOOP_LIMIT, ModuleBuilder},
     build::{Bool, Cmp, Elem, Ix, K, Ptr, Ty, V},
     cpu::Cpu,
+    cuda::{Sm, block::Block},
 };
 use kiln_ir::{Dim, Symbol, dim::Atom};
 
@@ -19,11 +24,29 @@ pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str, cp
         compact::emit_copy(module, symbol, cpu);
     }
     module.kernel(symbol, &spec.size_args(), |kernel| {
-        let emitter = Emitter::new(spec, kernel, symbol, &calls);
-        emitter.status.store(kernel.k.int(Ty::I32, 0));
+        let own = Own {
+            state: kernel.scratch,
+            status: kernel.scratch.bytes(STATUS_AT),
+            left: kernel.scratch.bytes(compact::LEFT_AT),
+            block: None,
+        };
+        let scratch = |at| kernel.scratch.bytes(at);
+        let emitter = Emitter::new(spec, kernel, (symbol, &calls), spec.layout(), own, &scratch);
         kernel.tasks(|task| emitter.task(task));
         Some(emitter.result())
     });
+}
+
+/// What a task has beside the memory that the steps name.
+pub(super) struct Own<'k> {
+    /// What the loop keeps of its own.
+    pub state: Ptr<'k>,
+    /// The first status that was not 0, of one thread.
+    pub status: Ptr<'k>,
+    /// The number of rows left in a compact loop, of one thread.
+    pub left: Ptr<'k>,
+    /// Whose threads run the task together, if they do, and of which architecture.
+    pub block: Option<(Block<'k>, Sm)>,
 }
 
 pub(super) struct Emitter<'s, 'k> {
@@ -38,10 +61,9 @@ pub(super) struct Emitter<'s, 'k> {
     pairs: Vec<[Ptr<'k>; 2]>,
     /// Of the kernels that are called.
     scratch: Ptr<'k>,
-    /// The first status that was not 0.
-    pub status: Ptr<'k>,
-    /// The loop's own memory.
-    pub state: Ptr<'k>,
+    /// Rows of a tile, but for the last.
+    pub tile: Ix<'k>,
+    pub own: Own<'k>,
 }
 
 /// Where a step stands.
@@ -60,17 +82,18 @@ pub(super) struct At<'k> {
 }
 
 impl<'s, 'k> Emitter<'s, 'k> {
-    fn new(spec: &'s Spec, kernel: &'s Kernel<'k>, symbol: &'s str, calls: &'s [String]) -> Self {
-        let value = |d: &Dim| evaluate(d, &|s| kernel.size(&Dim::symbol(s)));
-        let memory = |d: &Dim| kernel.scratch.bytes(value(d));
-        let mut at = spec.pairs_start();
-        let mut pairs = vec![];
-        for bytes in &spec.pairs {
-            let bytes = spec.aligned(bytes);
-            pairs.push([memory(&at), memory(&(at.clone() + bytes.clone()))]);
-            at = at + bytes * 2.into();
-        }
-        let locals = spec.locals_start();
+    /// `memory` is the address so many bytes into the task's memory.
+    pub(super) fn new(
+        spec: &'s Spec,
+        kernel: &'s Kernel<'k>,
+        (symbol, calls): (&'s str, &'s [String]),
+        layout: Layout<'_>,
+        own: Own<'k>,
+        memory: &dyn Fn(Ix<'k>) -> Ptr<'k>,
+    ) -> Self {
+        let at = |d: &Dim| memory(value(kernel, d));
+        let locals = layout.locals();
+        own.status.store(kernel.k.int(Ty::I32, 0));
         Emitter {
             spec,
             k: kernel.k,
@@ -78,18 +101,31 @@ impl<'s, 'k> Emitter<'s, 'k> {
             symbol,
             calls,
             buffers: (0..spec.buffers.len()).map(|i| kernel.buffer(i)).collect(),
-            locals: spec.locals.iter().map(|d| memory(&(locals.clone() + spec.whole(d)))).collect(),
-            pairs,
-            scratch: memory(&spec.scratch_start()),
-            status: kernel.scratch.bytes(STATUS_AT),
-            state: kernel.scratch,
+            locals: spec.locals.iter().map(|d| at(&(locals.clone() + layout.whole(d)))).collect(),
+            pairs: layout.pairs().iter().map(|pair| [at(&pair[0]), at(&pair[1])]).collect(),
+            scratch: kernel.scratch.bytes(value(kernel, &layout.scratch())),
+            tile: value(kernel, &layout.tile),
+            own,
+        }
+    }
+
+    /// Waits for the threads that run the task together.
+    pub(super) fn barrier(&self) {
+        self.own.block.iter().for_each(|(block, _)| block.barrier());
+    }
+
+    /// What one of the threads does for all.
+    pub(super) fn once(&self, body: impl FnOnce()) {
+        match &self.own.block {
+            None => body(),
+            Some((block, _)) => self.k.if_(block.thread.eq(0), body),
         }
     }
 
     /// The status. A note that a lookup inside has left comes to where that of this kernel is looked for.
-    fn result(&self) -> V<'k> {
-        let (k, status) = (self.k, self.status.load(Ty::I32));
-        if self.spec.kernels.iter().any(|kernel| matches!(kernel, KernelSpec::Gather(_))) {
+    pub(super) fn result(&self) -> V<'k> {
+        let (k, status) = (self.k, self.own.status.load(Ty::I32));
+        if self.own.block.is_none() && self.spec.kernels.iter().any(|kernel| matches!(kernel, KernelSpec::Gather(_))) {
             k.if_(Bool::Value(status.cmp(Cmp::Eq, k.int(Ty::I32, INDEX_OUT_OF_RANGE))), || {
                 for word in (0..BAD_INDEX_BYTES).step_by(8) {
                     self.kernel.scratch.bytes(word).store(self.scratch.bytes(word).load(Ty::I64));
@@ -99,13 +135,12 @@ impl<'s, 'k> Emitter<'s, 'k> {
         status
     }
 
-    fn task(&self, task: Ix<'k>) {
+    pub(super) fn task(&self, task: Ix<'k>) {
         let (first, rows) = match &self.spec.tiles {
             None => (Ix::Const(0), Ix::Const(0)),
             Some(t) => {
-                let first = task * t.tile;
-                let all = evaluate(&t.rows, &|s| self.kernel.size(&Dim::symbol(s)));
-                (first, (all - first).min(t.tile))
+                let first = task * self.tile;
+                (first, (value(self.kernel, &t.rows) - first).min(self.tile))
             }
         };
         self.steps(&self.spec.steps, At { first, rows, pairs: self.pairs.clone(), counters: vec![], numbers: vec![] });
@@ -140,18 +175,25 @@ impl<'s, 'k> Emitter<'s, 'k> {
         Bool::Value(byte.cmp(Cmp::Ne, self.k.zero(byte.ty)))
     }
 
-    /// Whether nothing has failed.
+    /// Whether this thread's part of nothing has failed.
+    fn own_sound(&self) -> Bool<'k> {
+        Bool::Value(self.own.status.load(Ty::I32).cmp(Cmp::Eq, self.k.int(Ty::I32, 0)))
+    }
+
+    /// Whether nothing has failed; a barrier too.
     pub(super) fn sound(&self) -> Bool<'k> {
-        Bool::Value(self.status.load(Ty::I32).cmp(Cmp::Eq, self.k.int(Ty::I32, 0)))
+        let own = self.own_sound();
+        self.own.block.as_ref().map_or(own, |(block, _)| block.any(own.not()).not())
     }
 
     /// Keeps the first status that is not 0 and the note that may stand in the scratch memory of its kernel.
     fn fail(&self, status: V<'k>) {
         let failed = Bool::Value(status.cmp(Cmp::Ne, self.k.int(Ty::I32, 0)));
-        self.k.if_(failed.and(self.sound()), || {
-            self.status.store(status);
-            for at in (0..BAD_INDEX_BYTES).step_by(8) {
-                self.state.bytes(at).store(self.scratch.bytes(at).load(Ty::I64));
+        self.k.if_(failed.and(self.own_sound()), || {
+            self.own.status.store(status);
+            // On a GPU nobody looks for it.
+            for at in (0..BAD_INDEX_BYTES).step_by(8).filter(|_| self.own.block.is_none()) {
+                self.own.state.bytes(at).store(self.scratch.bytes(at).load(Ty::I64));
             }
         });
     }
@@ -177,7 +219,9 @@ impl<'s, 'k> Emitter<'s, 'k> {
                     self.steps(steps, at.clone());
                     vec![]
                 };
-                self.k.if_else(self.flag(self.place(condition, &at)), || branch(then), || branch(otherwise));
+                let condition = self.flag(self.place(condition, &at));
+                self.barrier();
+                self.k.if_else(condition, || branch(then), || branch(otherwise));
                 at
             }
             Step::Loop(l) => match &l.compact {
@@ -190,8 +234,15 @@ impl<'s, 'k> Emitter<'s, 'k> {
     fn call(&self, kernel: usize, args: &[Ptr<'k>], at: &At<'k>) {
         let spec = &self.spec.kernels[kernel];
         let sizes: Vec<Ix<'k>> = spec.size_args().iter().map(|d| self.size(d, at)).collect();
-        let tasks = self.size(&spec.tasks(), at);
+        let tasks = match &self.own.block {
+            None => (None, self.size(&spec.tasks(), at)),
+            Some((_, sm)) => {
+                let grid = spec.block_grid(*sm);
+                (Some(self.size(&grid.scratch_bytes, at)), self.size(&grid.tasks, at))
+            }
+        };
         self.fail(self.kernel.call(&self.calls[kernel], args, &sizes, tasks, self.scratch));
+        self.barrier();
     }
 
     fn repeat(&self, l: &Loop, outer: At<'k>) -> At<'k> {
@@ -218,7 +269,7 @@ impl<'s, 'k> Emitter<'s, 'k> {
     pub(super) fn limit(&self, go: Bool<'k>, below: Bool<'k>, number: i64) -> Bool<'k> {
         let both = go.and(below);
         self.k.if_(go, || {
-            let stop = || self.status.store(self.k.int(Ty::I32, LOOP_LIMIT + number));
+            let stop = || self.own.status.store(self.k.int(Ty::I32, LOOP_LIMIT + number));
             self.k.if_else(below, Vec::new, || {
                 stop();
                 vec![]
@@ -254,7 +305,8 @@ impl<'s, 'k> Emitter<'s, 'k> {
             |v| {
                 let at = inside(v);
                 if let (Some(index), Some(counter)) = (&l.index, at.counters.last()) {
-                    self.place(index, &at).store(counter.v(k));
+                    self.once(|| self.place(index, &at).store(counter.v(k)));
+                    self.barrier();
                 }
                 self.body(l, at);
                 let mut next = vec![v[0] + k.int(Ty::I64, 1)];
@@ -276,6 +328,11 @@ impl<'s, 'k> Emitter<'s, 'k> {
             Some(c) => self.compact_body(l, c, at),
         }
     }
+}
+
+/// The value of a size that has no rows of a tile in it.
+pub(super) fn value<'k>(kernel: &Kernel<'k>, dim: &Dim) -> Ix<'k> {
+    evaluate(dim, &|s| kernel.size(&Dim::symbol(s)))
 }
 
 /// The value of a size with these values of its symbols.

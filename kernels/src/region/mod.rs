@@ -11,12 +11,22 @@
 //! kernels run on the rows that are left. Without tiles there is one task.
 //!
 //! A loop that runs more often than it may ends the kernel with [`crate::abi::LOOP_LIMIT`] plus its number.
+//!
+//! On a GPU the threads of a block do a task together ([`cuda`]).
 
 mod compact;
+mod cuda;
 mod emit;
+mod memory;
 
-use crate::{Buffer, Cost, Family, KernelSpec, abi::ModuleBuilder, cpu::Cpu};
+use crate::{
+    Buffer, Cost, Family, KernelSpec,
+    abi::ModuleBuilder,
+    cpu::Cpu,
+    cuda::{Grid, Sm},
+};
 use kiln_ir::{Dim, Symbol};
+use memory::Layout;
 use std::collections::BTreeSet;
 
 /// What the kernel runs. Sizes may use the symbol of the tiles, which stands for the rows that are left.
@@ -167,33 +177,10 @@ pub enum Counter {
     Loop(usize),
 }
 
-const ALIGN: i64 = 64;
-
 impl Spec {
-    /// A size for a whole tile.
-    fn whole(&self, dim: &Dim) -> Dim {
-        match &self.tiles {
-            Some(t) => dim.substitute(&|s| (s == t.symbol).then(|| t.tile.into())),
-            None => dim.clone(),
-        }
-    }
-
-    fn aligned(&self, bytes: &Dim) -> Dim {
-        self.whole(bytes).ceil_div(&ALIGN.into()) * ALIGN.into()
-    }
-
-    /// Bytes of scratch in front of the temporaries: what the kernel keeps of its own and the pairs.
-    fn pairs_start(&self) -> Dim {
-        let tile = self.tiles.as_ref().map_or(0, |t| t.tile);
-        self.aligned(&compact::state_bytes(tile).into())
-    }
-
-    fn locals_start(&self) -> Dim {
-        self.pairs.iter().fold(self.pairs_start(), |at, bytes| at + self.aligned(bytes) * 2.into())
-    }
-
-    fn scratch_start(&self) -> Dim {
-        self.locals_start() + self.aligned(&self.local_bytes)
+    /// The memory of a task.
+    fn layout(&self) -> Layout<'_> {
+        Layout::new(self, self.tiles.as_ref().map_or(0, |t| t.tile).into())
     }
 
     /// Calls `see` on every size.
@@ -345,8 +332,9 @@ impl Family for Spec {
 
     fn scratch_bytes(&self) -> Dim {
         // Most are equal, and a maximum of many is a long formula.
-        let inner: BTreeSet<Dim> = self.kernels.iter().map(|k| self.aligned(&k.scratch_bytes())).collect();
-        self.scratch_start() + inner.into_iter().reduce(|a, b| a.max_with(&b)).unwrap_or(0.into())
+        let layout = self.layout();
+        let inner: BTreeSet<Dim> = self.kernels.iter().map(|k| layout.aligned(&k.scratch_bytes())).collect();
+        layout.scratch() + inner.into_iter().reduce(|a, b| a.max_with(&b)).unwrap_or(0.into())
     }
 
     /// Of one step of each loop.
@@ -361,5 +349,13 @@ impl Family for Spec {
 
     fn emit(&self, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu) {
         emit::emit(self, module, symbol, cpu);
+    }
+
+    fn grid(&self, _: Sm) -> Grid {
+        cuda::grid(self)
+    }
+
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
+        cuda::emit(self, module, symbol);
     }
 }

@@ -22,6 +22,10 @@ pub(super) fn grid(spec: &Spec) -> Grid {
     Size::of(&spec.inner).grid(access::product(&spec.outer))
 }
 
+pub(super) fn block_grid(spec: &Spec) -> Grid {
+    Size::of(&spec.inner).block_grid(access::product(&spec.outer))
+}
+
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
     let size = Size::of(&spec.inner);
     size.shared(module, symbol);

@@ -110,6 +110,10 @@ impl Family for Spec {
         cuda::grid(self)
     }
 
+    fn block_grid(&self, _: Sm) -> Grid {
+        cuda::block_grid(self)
+    }
+
     fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
         cuda::emit(self, module, symbol);
     }

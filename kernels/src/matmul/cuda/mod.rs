@@ -21,8 +21,8 @@ use operand::Layout;
 /// How a product is computed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
-    /// An element of *C* a thread.
-    Element,
+    /// Where rows or columns are few.
+    Few(element::Share),
     /// A tile of *C* a block, by multiply-adds.
     Fma(fma::Tile),
     /// A tile of *C* a block, by tensor cores.
@@ -40,12 +40,13 @@ const USUAL_BATCH: i64 = 8;
 const FEWEST_ROWS: i64 = 8;
 
 impl Way {
-    fn of(spec: &Spec, sm: Sm) -> Way {
+    /// For a product that is done by one block `alone`, whose rows are few, or by all of a device.
+    fn of(spec: &Spec, sm: Sm, alone: bool) -> Way {
         let m = spec.m.as_const().unwrap_or(USUAL_SIZE);
         let n = spec.n.as_const().unwrap_or(USUAL_SIZE);
         let batch: i64 = spec.batch.iter().map(|d| d.as_const().unwrap_or(USUAL_BATCH)).fold(1, i64::saturating_mul);
-        if m < FEWEST_ROWS || n < FEWEST_ROWS {
-            return Way::Element;
+        if alone || m < FEWEST_ROWS || n < FEWEST_ROWS {
+            return Way::Few(element::Share::of(spec, alone));
         }
         let tiles = |[rows, columns]: [i64; 2]| {
             ((m + rows - 1) / rows).saturating_mul((n + columns - 1) / columns).saturating_mul(batch)
@@ -67,34 +68,27 @@ impl Way {
         let all = fma::tiles(spec.sum_elem());
         Way::Fma(*all.iter().find(|t| busy(t.size())).unwrap_or(&all[all.len() - 1]))
     }
+}
 
-    /// Rows and columns of *C* that a task computes.
-    fn size(self) -> [i64; 2] {
-        match self {
-            Way::Element => [1, 1],
-            Way::Fma(tile) => tile.size(),
-            Way::Tensor(tile) => tile.size(),
-            Way::Hopper(tile) => tile.size(),
-        }
+pub(super) fn grid(spec: &Spec, sm: Sm, alone: bool) -> Grid {
+    let way = Way::of(spec, sm, alone);
+    let (size, threads) = match way {
+        Way::Few(share) => return share.grid(spec),
+        Way::Fma(tile) => (tile.size(), fma::THREADS),
+        Way::Tensor(tile) => (tile.size(), tile.threads()),
+        Way::Hopper(tile) => (tile.size(), 0),
+    };
+    let [rows, columns] = size.map(Dim::from);
+    let tasks = spec.batch_size() * spec.m.ceil_div(&rows) * spec.n.ceil_div(&columns);
+    match way {
+        Way::Hopper(tile) => hopper::grid(spec, tile, tasks),
+        _ => Grid::new(tasks, threads as u32, 1),
     }
 }
 
-pub(super) fn grid(spec: &Spec, sm: Sm) -> Grid {
-    let way = Way::of(spec, sm);
-    let [rows, columns] = way.size().map(Dim::from);
-    let tasks = spec.batch_size() * spec.m.ceil_div(&rows) * spec.n.ceil_div(&columns);
-    let (threads, block_tasks) = match way {
-        Way::Hopper(tile) => return hopper::grid(spec, tile, tasks),
-        Way::Element => (element::THREADS, element::THREADS),
-        Way::Fma(_) => (fma::THREADS as u32, 1),
-        Way::Tensor(tile) => (tile.threads() as u32, 1),
-    };
-    Grid::new(tasks, threads, block_tasks)
-}
-
 pub(super) fn emit(spec: &Spec, sm: Sm, module: &mut ModuleBuilder<'_>, symbol: &str) {
-    match Way::of(spec, sm) {
-        Way::Element => element::emit(spec, module, symbol),
+    match Way::of(spec, sm, module.is_within_block()) {
+        Way::Few(share) => share.emit(spec, module, symbol),
         Way::Fma(tile) => fma::emit(spec, tile, module, symbol),
         Way::Tensor(tile) => tensor::emit(spec, tile, module, symbol),
         Way::Hopper(tile) => hopper::emit(spec, tile, module, symbol),

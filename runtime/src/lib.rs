@@ -24,6 +24,7 @@ pub mod cli;
 pub mod codec;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod dlpack;
 pub mod format;
 pub mod machine;
 
@@ -46,6 +47,7 @@ pub use artifact::{Artifact, OpenOptions};
 pub use code::Loader;
 #[cfg(any(feature = "write", feature = "cli"))]
 pub use destination::{Destination, same_file, write_output};
+pub use dlpack::DlTensor;
 pub use error::{BadIndex, Error, Result};
 pub use executor::Executor;
 pub use profile::{LaunchEvent, Profile};

@@ -4,6 +4,32 @@ use crate::error::{Error, Result};
 use crate::format::ElemType;
 use crate::memory::AlignedBytes;
 
+/// What has an element type and a shape.
+pub(crate) trait Typed {
+    fn elem(&self) -> ElemType;
+    fn shape(&self) -> &[usize];
+}
+
+impl Typed for TensorView<'_> {
+    fn elem(&self) -> ElemType {
+        self.elem
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+}
+
+impl Typed for TensorMut<'_> {
+    fn elem(&self) -> ElemType {
+        self.elem
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+}
+
 mod sealed {
     pub trait Sealed {}
 }

@@ -259,6 +259,7 @@ unsafe extern "C" fn copy_to_device(to: Address, from: *const c_void, bytes: usi
         return INVALID_VALUE;
     }
     unsafe { std::ptr::copy_nonoverlapping(from.cast::<u8>(), to as *mut u8, bytes) };
+    COPIED.set(COPIED.get() + bytes);
     0
 }
 
@@ -271,6 +272,7 @@ unsafe extern "C" fn copy_to_host(to: *mut c_void, from: Address, bytes: usize, 
         return INVALID_VALUE;
     }
     unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.cast::<u8>(), bytes) };
+    COPIED.set(COPIED.get() + bytes);
     0
 }
 
@@ -293,6 +295,20 @@ unsafe extern "C" fn stream_destroy(_: Handle) -> Status {
 
 thread_local! {
     static WAITS: Cell<usize> = const { Cell::new(0) };
+}
+
+thread_local! {
+    static COPIED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Bytes that this thread has copied between the host and the device.
+pub fn copied() -> usize {
+    COPIED.get()
+}
+
+/// Whether an allocation on the device starts there.
+pub fn is_allocated(address: u64) -> bool {
+    ALLOCATED.read().unwrap_or_else(PoisonError::into_inner).contains_key(&address)
 }
 
 /// How often this thread has waited for the device.

@@ -1,10 +1,11 @@
 //! Branches and loops that are steps of the plan: what they compute, and how often the host waits for the device.
 
-use super::{build, emulator, floats, int, sessions};
+use super::{Built, build, emulator, floats, int, sessions};
 use crate::ptx;
 use kiln_ir::ElemType;
 use kiln_kernels::cuda::Sm;
 use kiln_runtime::Error;
+use std::sync::LazyLock;
 
 // Two products of usual size are worth launches of their own.
 const TEXT: &str = "module @m stage=legal {
@@ -44,6 +45,11 @@ const TEXT: &str = "module @m stage=legal {
     }
   }";
 
+fn built() -> &'static Built {
+    static BUILT: LazyLock<Built> = LazyLock::new(|| build(TEXT));
+    &BUILT
+}
+
 /// Waits of one run of a session.
 fn waits(run: impl FnOnce()) -> usize {
     let before = emulator::waits();
@@ -53,8 +59,8 @@ fn waits(run: impl FnOnce()) -> usize {
 
 #[test]
 fn what_a_flag_decides_is_launched_before_it_is_known() {
-    let built = build(TEXT);
-    for mut both in sessions(&built) {
+    let built = built();
+    for mut both in sessions(built) {
         let x = floats(&[5], 3);
         // The second and later runs on a GPU are graphs, which hold for any flags.
         for turn in 0..8 {
@@ -67,9 +73,9 @@ fn what_a_flag_decides_is_launched_before_it_is_known() {
 
 #[test]
 fn a_loop_of_a_known_count_waits_for_nothing() {
-    let built = build(TEXT);
+    let built = built();
     let before = emulator::graphs();
-    for mut both in sessions(&built) {
+    for mut both in sessions(built) {
         for turn in 0..3 {
             let waits = waits(|| both.check("counted", &[("x", floats(&[3, 3], turn))]));
             assert_eq!(waits, usize::from(both.is_gpu()), "{}", both.target());
@@ -80,8 +86,8 @@ fn a_loop_of_a_known_count_waits_for_nothing() {
 
 #[test]
 fn a_loop_is_asked_for_now_and_then() {
-    let built = build(TEXT);
-    for mut both in sessions(&built) {
+    let built = built();
+    for mut both in sessions(built) {
         // Asked before runs 1, 3, 7, 15, 23 and 30, the last that may be, and the end is waited for.
         for (steps, asked) in [(0, 1), (1, 1), (2, 2), (7, 3), (20, 5), (30, 6)] {
             let waits = waits(|| both.check("until", &[("x", floats(&[3, 3], 1)), ("k", int(ElemType::I64, steps))]));

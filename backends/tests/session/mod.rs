@@ -1,6 +1,7 @@
 //! Sessions of small modules, beside the interpreter.
 
 mod control;
+mod dlpack;
 mod states;
 
 use crate::{
@@ -15,7 +16,7 @@ use std::collections::HashMap;
 
 /// A module for this machine's processor and an emulated GPU.
 fn build(text: &str) -> Built {
-    let cpu = levels().into_iter().last().map(Level::Cpu);
+    let cpu = levels().into_iter().next().map(Level::Cpu);
     build_for(text, &PlanOptions::default(), cpu.into_iter().chain([Level::Cuda(Sm::Sm90a)]).collect(), None)
 }
 

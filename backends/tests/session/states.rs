@@ -1,8 +1,9 @@
 //! States: what calls append and read, what they hold, what does not fit.
 
-use super::{Both, build, emulator, floats, int, sessions};
+use super::{Both, Built, build, emulator, floats, int, sessions};
 use kiln_ir::{ElemType, eval};
 use kiln_runtime::Error;
+use std::sync::LazyLock;
 
 /// A step of decoding over a cache of keys and values, and states of each other kind.
 const TEXT: &str = "module @decode stage=legal {
@@ -51,6 +52,11 @@ const TEXT: &str = "module @decode stage=legal {
     }
   }";
 
+fn built() -> &'static Built {
+    static BUILT: LazyLock<Built> = LazyLock::new(|| build(TEXT));
+    &BUILT
+}
+
 fn step(both: &mut Both<'_>, n: usize, first: usize) {
     let made = |add: usize| floats(&[1, 2, n, 8], first + add);
     both.check("step", &[("q", made(0)), ("x", made(5)), ("y", made(11))]);
@@ -63,8 +69,8 @@ fn look(both: &mut Both<'_>, held: usize) {
 
 #[test]
 fn what_calls_append_the_calls_after_them_see() {
-    let built = build(TEXT);
-    for mut both in sessions(&built) {
+    let built = built();
+    for mut both in sessions(built) {
         look(&mut both, 0);
         for (turn, n) in [3, 1, 1, 1, 2].into_iter().enumerate() {
             step(&mut both, n, 3 * turn);
@@ -85,8 +91,8 @@ fn what_calls_append_the_calls_after_them_see() {
 
 #[test]
 fn a_state_of_a_call_is_empty_as_it_begins() {
-    let built = build(TEXT);
-    for mut both in sessions(&built) {
+    let built = built();
+    for mut both in sessions(built) {
         for turn in 0..4 {
             let flag = int(ElemType::I1, turn & 1);
             let before = emulator::waits();
@@ -99,8 +105,8 @@ fn a_state_of_a_call_is_empty_as_it_begins() {
 
 #[test]
 fn what_does_not_fit_is_refused_before_anything_runs() {
-    let built = build(TEXT);
-    for mut both in sessions(&built) {
+    let built = built();
+    for mut both in sessions(built) {
         step(&mut both, 8, 1);
         step(&mut both, 3, 2);
         let before = emulator::waits();
@@ -120,8 +126,8 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
 
 #[test]
 fn sizes_that_disagree_with_a_state_are_named() {
-    let built = build(TEXT);
-    for mut both in sessions(&built) {
+    let built = built();
+    for mut both in sessions(built) {
         step(&mut both, 3, 1);
         let error = both.run("look", &[("m", floats(&[5], 0))]).unwrap_err().to_string();
         assert!(error.contains("input m: dimension 0, P, is 5, but 3 in state k"), "{error}");
@@ -135,7 +141,7 @@ fn sizes_that_disagree_with_a_state_are_named() {
 /// A call that fails behind what it appends has appended nothing.
 #[test]
 fn a_call_that_fails_changes_no_state() {
-    let built = build(
+    let built = &build(
         "module @m stage=legal {
           dim P = 0..8
           state @s : f32[P,2] grows=0 capacity=8 lifetime=session
@@ -146,7 +152,7 @@ fn a_call_that_fails_changes_no_state() {
           }
         }",
     );
-    for mut both in sessions(&built) {
+    for mut both in sessions(built) {
         let index = |i: i64| eval::Tensor::ints(ElemType::I64, [1usize], vec![i]);
         both.check("f", &[("x", floats(&[1, 2], 1)), ("t", floats(&[3], 2)), ("i", index(2))]);
         let wrong = [("x", floats(&[1, 2], 7)), ("t", floats(&[3], 2)), ("i", index(3))];

@@ -213,6 +213,10 @@ impl Stream {
         &self.device
     }
 
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle
+    }
+
     /// Copies to the device. The bytes may change when this returns.
     pub(crate) fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {

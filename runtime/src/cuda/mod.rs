@@ -75,7 +75,7 @@ pub(crate) struct Engine {
     host_status: Vec<i32>,
     /// By entry: the launches of its last binding, if they are always the same. They hold addresses of what follows.
     recordings: Vec<Recording>,
-    /// By entry: the inputs and then the outputs of its last binding.
+    /// By entry: room for the inputs and then the outputs that are on the host.
     ports: Vec<Vec<Memory>>,
     params: Vec<*mut c_void>,
     /// Made when a plan first needs it.
@@ -203,21 +203,37 @@ impl Engine {
         self.stream.clear(self.states[state].start(), self.states[state].len())
     }
 
-    /// Makes room for the inputs and outputs of an entry, given by their bytes; returns where they are.
-    pub(crate) fn place_ports(&mut self, entry: usize, bytes: impl Iterator<Item = usize>) -> Result<Vec<*mut u8>> {
-        let device = self.stream.device().clone();
+    /// The graph of an entry holds addresses that it no longer uses.
+    pub(crate) fn forget_entry(&mut self, entry: usize) {
         self.recordings[entry] = Recording::New;
-        for (port, bytes) in bytes.enumerate() {
-            if self.ports[entry].len() <= port {
-                self.ports[entry].push(Memory::new(&device, 0, PORT)?);
-            }
-            if bytes > self.ports[entry][port].len() {
-                // What there was goes before what takes its place comes.
-                self.ports[entry][port] = Memory::new(&device, 0, PORT)?;
-                self.ports[entry][port] = Memory::new(&device, bytes, PORT)?;
-            }
+    }
+
+    /// Memory for an input or output of an entry, which keeps what it had for smaller ones.
+    pub(crate) fn port(&mut self, entry: usize, port: usize, bytes: usize) -> Result<*mut u8> {
+        let device = self.stream.device();
+        while self.ports[entry].len() <= port {
+            self.ports[entry].push(Memory::new(device, 0, PORT)?);
         }
-        Ok(self.ports[entry].iter().map(pointer).collect())
+        let memory = &mut self.ports[entry][port];
+        if bytes > memory.len() {
+            // What there was goes before what takes its place comes.
+            *memory = Memory::new(device, 0, PORT)?;
+            self.recordings[entry] = Recording::New;
+            self.ports[entry][port] = Memory::new(device, bytes, PORT)?;
+        }
+        Ok(pointer(&self.ports[entry][port]))
+    }
+
+    /// Zeros on the device for a tensor of the caller's.
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<(*mut u8, Memory)> {
+        let memory = Memory::new(self.stream.device(), bytes, "a tensor on the device")?;
+        self.stream.clear(memory.start(), bytes)?;
+        self.stream.wait()?;
+        Ok((pointer(&memory), memory))
+    }
+
+    pub(crate) fn stream(&self) -> Handle {
+        self.stream.handle()
     }
 
     /// Starts a run.
@@ -225,7 +241,13 @@ impl Engine {
         self.stream.clear(self.status.start(), self.status.len())
     }
 
-    pub(crate) fn upload(&self, entry: usize, port: usize, bytes: &[u8]) -> Result<()> {
+    /// Copies the bytes of an input to its memory.
+    ///
+    /// # Safety
+    /// `from` has `len` bytes until [`Engine::wait`].
+    pub(crate) unsafe fn upload(&self, entry: usize, port: usize, from: *const u8, len: usize) -> Result<()> {
+        // SAFETY: as the caller says; a slice of no bytes starts anywhere but at null.
+        let bytes = if len == 0 { &[] } else { unsafe { std::slice::from_raw_parts(from, len) } };
         self.stream.upload(self.ports[entry][port].start(), bytes)
     }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::format::Kernel;
 use crate::format::{Arg, Count, ElemType, Entry, Manifest, Plan, Port, SizeExpr, Step, UNBOUNDED};
-use crate::tensor::{TensorMut, TensorView, byte_len};
+use crate::tensor::{TensorView, Typed, byte_len};
 use crate::text::plain;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -273,7 +273,7 @@ pub(super) fn check_outputs(
     manifest: &Manifest,
     entry: &Entry,
     binding: &Binding,
-    outputs: &[(&str, TensorMut)],
+    outputs: &[(&str, impl Typed)],
 ) -> Result<()> {
     let fits = |(port, shape): (&Port, &Vec<usize>)| {
         let mut named = outputs.iter().filter(|(name, _)| *name == port.name);
@@ -382,7 +382,7 @@ impl Binding {
     }
 
     /// Whether the inputs are those of the entry, in the shapes bound, and the states hold what they did.
-    pub(super) fn fits(&self, entry: &Entry, held: &[i64], inputs: &[(&str, TensorView)]) -> bool {
+    pub(super) fn fits(&self, entry: &Entry, held: &[i64], inputs: &[(&str, impl Typed)]) -> bool {
         self.states.iter().all(|s| held[s.state] == s.held)
             && inputs.len() == entry.inputs.len()
             && entry.inputs.iter().zip(&self.input_shapes).all(|(port, shape)| {
@@ -403,16 +403,6 @@ impl Binding {
         accepts::refused(problems)
     }
 
-    /// Points the steps at the inputs, which [`Binding::fits`] has accepted.
-    pub(super) fn set_inputs(&mut self, entry: &Entry, inputs: &[(&str, TensorView)]) {
-        for patch in &self.inputs {
-            let name = &entry.inputs[patch.port as usize].name;
-            if let Some((_, tensor)) = inputs.iter().find(|(n, _)| n == name) {
-                self.bufs[patch.slot as usize] = tensor.bytes().as_ptr().cast_mut().wrapping_add(patch.offset);
-            }
-        }
-    }
-
     /// The name of the input that holds this address, and the coordinates of the element there.
     pub(super) fn locate(&self, entry: &Entry, address: usize) -> Option<(String, Vec<usize>)> {
         self.inputs.iter().find_map(|patch| {
@@ -423,19 +413,30 @@ impl Binding {
         })
     }
 
-    /// Points the steps at an input.
-    #[cfg(feature = "cuda")]
-    pub(super) fn set_input(&mut self, port: usize, start: *mut u8) {
-        for patch in self.inputs.iter().filter(|p| p.port as usize == port) {
-            self.bufs[patch.slot as usize] = start.wrapping_add(patch.offset);
+    /// Points the steps at an input, counted from 0, or at an output, counted behind the inputs. Whether they did not point
+    /// there before.
+    pub(super) fn place(&mut self, port: usize, start: *mut u8) -> bool {
+        let (patches, port) = match port.checked_sub(self.input_shapes.len()) {
+            None => (&self.inputs, port),
+            Some(output) => (&self.outputs, output),
+        };
+        let mut moved = false;
+        for patch in patches.iter().filter(|p| p.port as usize == port) {
+            let buf = &mut self.bufs[patch.slot as usize];
+            moved |= *buf != start.wrapping_add(patch.offset);
+            *buf = start.wrapping_add(patch.offset);
         }
+        moved
     }
 
-    /// The bytes of the inputs and then of the outputs.
+    /// The bytes of an input or an output, counted as for [`Binding::place`].
     #[cfg(feature = "cuda")]
-    pub(super) fn port_bytes(&self, entry: &Entry) -> impl Iterator<Item = usize> {
-        let ports = entry.inputs.iter().zip(&self.input_shapes).chain(entry.outputs.iter().zip(&self.output_shapes));
-        ports.map(|(port, shape)| byte_len(port.elem, shape).unwrap_or(usize::MAX))
+    pub(super) fn port_bytes(&self, entry: &Entry, port: usize) -> usize {
+        let (elem, shape) = match port.checked_sub(entry.inputs.len()) {
+            None => (entry.inputs[port].elem, &self.input_shapes[port]),
+            Some(output) => (entry.outputs[output].elem, &self.output_shapes[output]),
+        };
+        byte_len(elem, shape).unwrap_or(usize::MAX)
     }
 
     /// The error that a status other than 0 of a kernel stands for; some launch of it met what the status says.
@@ -449,13 +450,6 @@ impl Binding {
         let bounds = limits.map(|l| &self.sizes[l.start as usize..l.end as usize]).next().unwrap_or(&[]);
         // Notes on a bad index stay on the device.
         failure(names, status, bounds, None)
-    }
-
-    /// Points the steps at an output.
-    pub(super) fn set_output(&mut self, port: usize, start: *mut u8) {
-        for patch in self.outputs.iter().filter(|p| p.port as usize == port) {
-            self.bufs[patch.slot as usize] = start.wrapping_add(patch.offset);
-        }
     }
 }
 

@@ -4,29 +4,44 @@
 
 use super::Session;
 use super::bind::{Binding, Call};
+use super::places::Place;
 use super::walk::{self, Flag};
 use crate::cuda::{Engine, Guard, Launch};
 use crate::error::Result;
 use crate::format::{Kernel, Lifetime};
 use crate::launch::Profiled;
 use crate::profile::Profile;
-use crate::tensor::{TensorView, byte_len};
 use std::time::Instant;
 
 impl Session {
-    /// Runs a bound entry. `output(port)` is where the bytes of an output go, if anywhere: as many as it has.
+    /// Runs a bound entry on tensors that are where `input` and `output` say. What is on the host is copied to and from
+    /// memory of the session's.
     pub(super) fn execute_on_gpu(
         &mut self,
         entry: usize,
-        inputs: &[(&str, TensorView)],
-        output: &mut dyn FnMut(usize) -> Option<*mut u8>,
+        input: &dyn Fn(usize) -> Option<Place>,
+        output: &mut dyn FnMut(usize) -> Option<Place>,
     ) -> Result<()> {
         let artifact = self.artifact.clone();
         let manifest = artifact.manifest();
-        let (Some(binding), super::Machine::Gpu(engine)) = (&self.bindings[entry], &mut self.machine) else {
+        let (Some(binding), super::Machine::Gpu(engine)) = (&mut self.bindings[entry], &mut self.machine) else {
             return Ok(());
         };
         let ports = &manifest.entries[entry];
+        let inputs = ports.inputs.len();
+        let mut moved = false;
+        for port in 0..inputs + ports.outputs.len() {
+            let place = if port < inputs { input(port) } else { output(port - inputs) };
+            let start = match place {
+                Some(Place::Device(start)) => start,
+                _ => engine.port(entry, port, binding.port_bytes(ports, port))?,
+            };
+            moved |= binding.place(port, start);
+        }
+        if moved {
+            engine.forget_entry(entry);
+        }
+        let binding = &*binding;
         let kernels = &manifest.targets[self.target].kernels;
         let profile = self.profile.as_deref();
         let mut run = || {
@@ -36,9 +51,10 @@ impl Session {
                     engine.clear_state(i)?;
                 }
             }
-            for (i, port) in ports.inputs.iter().enumerate() {
-                if let Some((_, tensor)) = inputs.iter().find(|(name, _)| *name == port.name) {
-                    engine.upload(entry, i, tensor.bytes())?;
+            for port in 0..inputs {
+                if let Some(Place::Host(from)) = input(port) {
+                    // SAFETY: the caller's tensors have these bytes, and the end is waited for before they can go.
+                    unsafe { engine.upload(entry, port, from, binding.port_bytes(ports, port)) }?;
                 }
             }
             let walk = |engine: &mut Engine| {
@@ -47,16 +63,16 @@ impl Session {
             // A profile hears of single launches.
             let fixed = binding.is_fixed() && profile.is_none();
             if fixed { engine.run_fixed(entry, walk) } else { walk(engine) }?;
-            for (i, (port, shape)) in ports.outputs.iter().zip(&binding.output_shapes).enumerate() {
-                if let (Some(to), Some(len)) = (output(i), byte_len(port.elem, shape)) {
-                    // SAFETY: the caller's tensors have these bytes, and the end is waited for before they can go.
-                    unsafe { engine.download(to, entry, ports.inputs.len() + i, len) }?;
+            for port in inputs..inputs + ports.outputs.len() {
+                if let Some(Place::Host(to)) = output(port - inputs) {
+                    // SAFETY: as above.
+                    unsafe { engine.download(to, entry, port, binding.port_bytes(ports, port)) }?;
                 }
             }
             engine.download_status()
         };
         let done = run();
-        // Also after an error: copies into the caller's memory may be under way.
+        // Also after an error: copies from and into the caller's memory may be under way.
         let waited = engine.wait();
         done?;
         waited?;

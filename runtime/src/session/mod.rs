@@ -5,6 +5,7 @@ mod bind;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod machine;
+mod places;
 mod run;
 mod states;
 mod walk;
@@ -18,10 +19,11 @@ use crate::executor::{Executor, Workers};
 use crate::format::{ElemType, Entry, Lifetime, Manifest, SectionKind};
 use crate::memory::Pages;
 use crate::profile::Profile;
-use crate::tensor::{Tensor, TensorMut, TensorView, byte_len};
+use crate::tensor::{Tensor, TensorMut, TensorView, Typed, byte_len};
 use bind::{Binding, Memory};
 use machine::Machine;
 pub(crate) use machine::target;
+use places::Place;
 use std::sync::Arc;
 
 /// How to run.
@@ -190,7 +192,7 @@ impl Session {
     }
 
     /// Makes the binding of the entry fit the inputs, and the memory fit the binding.
-    fn bind(&mut self, entry: usize, inputs: &[(&str, TensorView)]) -> Result<()> {
+    fn bind(&mut self, entry: usize, inputs: &[(&str, impl Typed)]) -> Result<()> {
         // A second owner, so that the session itself can change below.
         let artifact = self.artifact.clone();
         let manifest = artifact.manifest();
@@ -225,13 +227,7 @@ impl Session {
                 weights: engine.weights(),
                 states: &states,
             };
-            let mut binding = Binding::new(manifest, entry, plan, symbols, &self.held, memory)?;
-            let ports = &manifest.entries[entry];
-            let places = engine.place_ports(entry, binding.port_bytes(ports))?;
-            let (inputs, outputs) = places.split_at(ports.inputs.len());
-            inputs.iter().enumerate().for_each(|(i, place)| binding.set_input(i, *place));
-            outputs.iter().enumerate().for_each(|(i, place)| binding.set_output(i, *place));
-            self.bindings[entry] = Some(binding);
+            self.bindings[entry] = Some(Binding::new(manifest, entry, plan, symbols, &self.held, memory)?);
             return Ok(());
         }
         if arena > self.arena.len() || stride.saturating_mul(self.workers.count()) > self.scratch.len() {
@@ -273,7 +269,30 @@ impl Session {
         Ok(())
     }
 
-    /// Runs a bound entry. `inputs` and `outputs` hold addresses by port.
+    /// Runs a bound entry on tensors that are where `input` and `output` say, by port.
+    fn run_at(
+        &mut self,
+        entry: usize,
+        input: &dyn Fn(usize) -> Option<Place>,
+        output: &mut dyn FnMut(usize) -> Option<Place>,
+    ) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if self.machine.is_gpu() {
+            return self.execute_on_gpu(entry, input, output);
+        }
+        let ports = &self.artifact.manifest().entries[entry];
+        if let Some(binding) = &mut self.bindings[entry] {
+            for port in 0..ports.inputs.len() + ports.outputs.len() {
+                let place = if port < ports.inputs.len() { input(port) } else { output(port - ports.inputs.len()) };
+                if let Some(Place::Host(start)) = place {
+                    binding.place(port, start);
+                }
+            }
+        }
+        self.execute(entry)
+    }
+
+    /// Runs a bound entry whose binding holds the addresses of the caller's tensors.
     fn execute(&mut self, entry: usize) -> Result<()> {
         let artifact = self.artifact.clone();
         let states = &artifact.manifest().states;
@@ -317,19 +336,10 @@ impl EntryHandle<'_> {
         let ports = self.signature().outputs.iter().zip(&shapes);
         let tensors = ports.map(|(port, shape)| Ok((port.name.clone(), Tensor::zeros(port.elem, shape)?)));
         let mut tensors: Vec<(String, Tensor)> = tensors.collect::<Result<_>>()?;
-        #[cfg(feature = "cuda")]
-        if self.session.machine.is_gpu() {
-            let mut output = |i: usize| tensors.get_mut(i).map(|(_, tensor)| tensor.bytes_mut().as_mut_ptr());
-            self.session.execute_on_gpu(self.index, inputs, &mut output)?;
-            return Ok(Outputs { tensors });
-        }
-        if let Some(binding) = &mut self.session.bindings[self.index] {
-            binding.set_inputs(&self.session.artifact.manifest().entries[self.index], inputs);
-            for (i, (_, tensor)) in tensors.iter_mut().enumerate() {
-                binding.set_output(i, tensor.bytes_mut().as_mut_ptr());
-            }
-        }
-        self.session.execute(self.index)?;
+        let artifact = self.session.artifact.clone();
+        let input = host_inputs(&artifact.manifest().entries[self.index], inputs);
+        let mut output = |i: usize| tensors.get_mut(i).map(|(_, tensor)| Place::Host(tensor.bytes_mut().as_mut_ptr()));
+        self.session.run_at(self.index, &input, &mut output)?;
         Ok(Outputs { tensors })
     }
 
@@ -338,28 +348,24 @@ impl EntryHandle<'_> {
     pub fn run_into(&mut self, inputs: &[(&str, TensorView)], outputs: &mut [(&str, TensorMut)]) -> Result<()> {
         self.session.bind(self.index, inputs)?;
         self.session.check_values(self.index, inputs)?;
-        let manifest = self.session.artifact.manifest();
-        let entry = &manifest.entries[self.index];
-        if let Some(binding) = &mut self.session.bindings[self.index] {
-            bind::check_outputs(manifest, entry, binding, outputs)?;
-            #[cfg(feature = "cuda")]
-            if self.session.machine.is_gpu() {
-                let artifact = self.session.artifact.clone();
-                let ports = &artifact.manifest().entries[self.index].outputs;
-                let mut output = |i: usize| {
-                    let named = outputs.iter_mut().find(|(name, _)| *name == ports[i].name);
-                    named.map(|(_, tensor)| tensor.bytes_mut().as_mut_ptr())
-                };
-                return self.session.execute_on_gpu(self.index, inputs, &mut output);
-            }
-            binding.set_inputs(entry, inputs);
-            for (i, port) in entry.outputs.iter().enumerate() {
-                for (_, tensor) in outputs.iter_mut().filter(|(name, _)| *name == port.name) {
-                    binding.set_output(i, tensor.bytes_mut().as_mut_ptr());
-                }
-            }
-        }
-        self.session.execute(self.index)
+        let artifact = self.session.artifact.clone();
+        let (manifest, entry) = (artifact.manifest(), &artifact.manifest().entries[self.index]);
+        let Some(binding) = &self.session.bindings[self.index] else { return Ok(()) };
+        bind::check_outputs(manifest, entry, binding, outputs)?;
+        let input = host_inputs(entry, inputs);
+        let mut output = |i: usize| {
+            let named = outputs.iter_mut().find(|(name, _)| *name == entry.outputs[i].name);
+            named.map(|(_, tensor)| Place::Host(tensor.bytes_mut().as_mut_ptr()))
+        };
+        self.session.run_at(self.index, &input, &mut output)
+    }
+}
+
+/// Where the inputs are, by port.
+fn host_inputs<'a>(entry: &'a Entry, inputs: &'a [(&str, TensorView)]) -> impl Fn(usize) -> Option<Place> + 'a {
+    move |i| {
+        let named = inputs.iter().find(|(name, _)| *name == entry.inputs[i].name);
+        named.map(|(_, tensor)| Place::Host(tensor.bytes().as_ptr().cast_mut()))
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) trait Machine {
 pub(super) enum Flag<G> {
     Known(bool),
     /// Guards of what is wanted if it is set, and if it is not.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only launches on a GPU depend on guards"))]
     Ahead(G, G),
 }
 

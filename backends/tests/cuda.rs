@@ -29,7 +29,7 @@ use std::{
 };
 
 /// The families with kernels of their own, in which nothing may be spilled.
-const HOT: &[&str] = &["map_", "matmul_", "row_", "reduce_", "gather_", "attention_", "cell_", "region_"];
+const HOT: &[&str] = &["map_", "matmul_", "row_", "reduce_", "gather_", "attention_", "decode_", "cell_", "region_"];
 
 /// The elements of the largest index space that is emulated.
 const EMULATED: i64 = 1000;
@@ -296,6 +296,34 @@ fn launches_that_are_the_same_in_each_run_become_a_graph() {
         let error = run(&mut session, &[1, 5]).unwrap_err();
         assert!(matches!(error, Error::IndexOutOfRange { .. }), "{error}");
     }
+}
+
+/// A step of a warp over its keys: what it multiplies, loads from shared memory and brings there, without a barrier of the
+/// block.
+#[test]
+fn decode_attention_is_of_the_form_that_is_fast() {
+    let entry = |elem: &str, depth: i64| {
+        let (q, cache) = (format!("{elem}[2,8,1,{depth}]"), format!("{elem}[2,2,4096,{depth}]"));
+        format!(
+            "module @m stage=legal {{ entry @f(%q: {q}, %k: {cache}, %v: {cache}, %n: i64[2]) -> (z: {q}) {{
+               %0 = decode_attention %q, %k, %v, %n scale=0.125 : {q} return %0 }} }}"
+        )
+    };
+    // Keys of a step by depth by 16 queries, twice, by 16x8x16; a chunk of 16 bytes a lane.
+    for (elem, depth, expected) in [("f16", 64, [32, 16, 16]), ("bf16", 128, [32, 16, 16]), ("f16", 32, [32, 16, 16])] {
+        let text = text_of(&entry(elem, depth));
+        let hot = loops(&text).into_iter().find(|body| body.contains("mma.sync")).unwrap();
+        let found = ["mma.sync", "ldmatrix.sync", "cp.async.cg.shared.global"].map(|op| hot.matches(op).count());
+        assert_eq!(found, expected, "{elem} {depth}:\n{hot}");
+        assert!(!hot.contains("bar.sync") && !text.contains(".local"), "{elem} {depth}:\n{text}");
+        assembles_without_spills(&text);
+    }
+    // Four keys of a depth of 128, of which a lane has a part, by four queries; the values by four columns a lane.
+    let text = text_of(&entry("f32", 128));
+    let hot = loops(&text).into_iter().find(|body| body.contains("cp.async.wait_group")).unwrap();
+    let found = ["fma.rn.f32", "ld.shared.v4.b32", "cp.async.cg.shared.global"].map(|op| hot.matches(op).count());
+    assert!(found[1] > 0 && found[2] == 8 && !text.contains(".local"), "{found:?}\n{text}");
+    assembles_without_spills(&text);
 }
 
 /// Rows move 16 bytes at a time, and attention multiplies on tensor cores where there are any for its type.

@@ -16,7 +16,8 @@
 //! does nothing where `guard`, an i32 unless it is null, is 0. Else it does all tasks of the grid, whatever the number of
 //! blocks is: whoever has done one goes on with the one as far ahead as there are doers. These are threads in a plain
 //! kernel, and what [`Grid`](crate::cuda::Grid) says in others. A doer has `scratch_bytes` of scratch for itself. `status`
-//! is an i32 that is left alone, or set to what a CPU kernel returns. The maps are those of the grid's tensors. A kernel that
+//! is an i32 that is left alone, or set to what a CPU kernel returns. The maps are those of the grid's tensors. In front of
+//! `scratch` stand [`COUNTERS`] words by which blocks count: zero when a launch begins, and left so. A kernel that
 //! another one calls is done by the block that calls it, and takes
 //! `(ptr buf.., i64 size.., i64 scratch_bytes, i64 tasks, ptr scratch)`; each thread gets the status of its own part, and what
 //! has been written is seen by all after a barrier, which is the caller's.
@@ -47,6 +48,9 @@ pub const BAD_INDEX: u64 = u64::from_le_bytes(*b"badindex");
 
 /// The length of such a note, for which a kernel that leaves one has scratch memory.
 pub const BAD_INDEX_BYTES: i64 = 32;
+
+/// Words of four bytes, zero between launches, that stand in front of the scratch memory on a GPU.
+pub const COUNTERS: i64 = 4096;
 
 /// An MLIR module that kernels are emitted into.
 pub struct ModuleBuilder<'c> {
@@ -319,6 +323,11 @@ pub struct Entry<'k> {
 }
 
 impl<'k> Entry<'k> {
+    /// One of the [`COUNTERS`].
+    pub fn counter(&self, n: Ix<'k>) -> Ptr<'k> {
+        self.kernel.scratch.bytes((n - COUNTERS) * 4)
+    }
+
     /// Sets the status of the launch if this one is not 0.
     pub fn report(&self, status: V<'k>) {
         let failed = status.cmp(Cmp::Ne, status.like(0.0));

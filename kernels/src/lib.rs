@@ -15,6 +15,7 @@ pub mod circuit;
 pub mod conv;
 pub mod cpu;
 pub mod cuda;
+pub mod decode;
 pub mod gather;
 pub mod map;
 pub mod matmul;
@@ -204,6 +205,7 @@ macro_rules! kernels {
 kernels! {
     Matmul matmul,
     Attention attention,
+    Decode decode,
     Map map,
     Gather gather,
     Conv conv,

@@ -74,7 +74,7 @@ fn run(m: &mut Module, cx: &mut Context<'_>) -> Result<Outcome, PassError> {
 fn may_fail(m: &Module, node: Node) -> bool {
     let data = &m.nodes[node];
     match data.op {
-        Op::Gather => true,
+        Op::Gather | Op::DecodeAttention => true,
         Op::Topk => data.attrs.dim("k").is_some_and(|k| k.as_const().is_none()),
         Op::Div | Op::Rem => {
             let divides_by = m.as_number(data.operand(1));

@@ -92,7 +92,7 @@ const INTRINSICS: [&str; 15] = [
 const CPU_INTRINSICS: [&str; 4] = ["llvm.masked.load", "llvm.masked.store", "llvm.prefetch", "llvm.vector.reduce.or"];
 
 /// Those that GPUs have besides.
-const CUDA_INTRINSICS: [&str; 15] = [
+const CUDA_INTRINSICS: &[&str] = &[
     "llvm.nvvm.bar.warp.sync",
     "llvm.nvvm.barrier.cta.arrive",
     "llvm.nvvm.barrier.cta.red",
@@ -102,6 +102,7 @@ const CUDA_INTRINSICS: [&str; 15] = [
     "llvm.nvvm.ff2bf16x2.rn",
     "llvm.nvvm.ff2f16x2.rn",
     "llvm.nvvm.ldmatrix",
+    "llvm.nvvm.membar.gl",
     "llvm.nvvm.mma",
     "llvm.nvvm.read.ptx.sreg.ctaid",
     "llvm.nvvm.read.ptx.sreg.nctaid",
@@ -115,7 +116,7 @@ const CUDA_INTRINSICS: [&str; 15] = [
 pub(super) fn has_code(name: &str, level: Level) -> bool {
     let own: &[&str] = match level {
         Level::Cpu(_) => &CPU_INTRINSICS,
-        Level::Cuda(_) => &CUDA_INTRINSICS,
+        Level::Cuda(_) => CUDA_INTRINSICS,
     };
     INTRINSICS
         .iter()

@@ -11,7 +11,7 @@ use kiln_ir::{
     Dim, Node, NodeData, Op, Value,
     scalar::{Binary, Expr, Literal},
 };
-use kiln_kernels::{attention, conv, gather, reduce, row, topk};
+use kiln_kernels::{attention, conv, decode, gather, reduce, row, topk};
 
 /// Plans a group: one kernel for each of its results, as a rule one.
 pub(super) fn group(p: &mut Planner<'_>, g: &Group<'_>) -> Result<(), Refusal> {
@@ -41,6 +41,7 @@ pub(super) fn group(p: &mut Planner<'_>, g: &Group<'_>) -> Result<(), Refusal> {
                 Op::Linear | Op::Matmul => product::product(p, g, node, n)?,
                 Op::Conv => conv(p, g, node, n)?,
                 Op::Attention => attention(p, g, node)?,
+                Op::DecodeAttention => decode_attention(p, g, node)?,
                 Op::Gather => gather(p, g, node)?,
                 op => return Err((node, format!("the cpu back end has no kernel for {op}"))),
             },
@@ -351,6 +352,33 @@ fn attention(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<(), Refus
         output: output.layout.access(output.elem),
     };
     p.launch(spec.into(), [q, k, v].into_iter().chain(mask).collect(), vec![output], vec![]);
+    Ok(())
+}
+
+fn decode_attention(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<(), Refusal> {
+    alone(g, node)?;
+    let data = g.data(node);
+    let [q, k, v, lengths] = [0, 1, 2, 3].map(|n| p.view(g.outer(data.operand(n))));
+    let output = p.output(g.outs[0]);
+    let constant = |d: &Dim| d.as_const().ok_or((node, format!("the head's depth {d} is not constant")));
+    let (queries, cache) = (q.layout.dims.clone(), v.layout.dims.clone());
+    let spec = decode::Spec {
+        batch: queries[0].clone(),
+        heads: queries[1].clone(),
+        kv_heads: cache[1].clone(),
+        queries: queries[2].clone(),
+        keys: cache[2].clone(),
+        depth: constant(&queries[3])?,
+        value_depth: constant(&cache[3])?,
+        scale: Literal::of(kiln_ir::ElemType::F64, data.attrs.float("scale").unwrap_or(1.0)),
+        splits: data.attrs.int("splits"),
+        q: q.layout.access(q.elem),
+        k: k.layout.access(k.elem),
+        v: v.layout.access(v.elem),
+        lengths: lengths.layout.access(lengths.elem),
+        output: output.layout.access(output.elem),
+    };
+    p.launch(spec.into(), vec![q, k, v, lengths], vec![output], vec![]);
     Ok(())
 }
 

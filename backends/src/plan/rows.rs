@@ -379,6 +379,7 @@ impl Proof<'_> {
                 });
                 has(0) && has(1) && has(2) && mask
             }
+            Op::DecodeAttention => only(&[0, 1, 2, 3]),
             Op::Conv => only(&[0]),
             Op::LstmCell => only(&[0, 1, 2]),
             Op::GruCell => only(&[0, 1]),

@@ -198,6 +198,17 @@ pub const CASES: &[Case] = &[
         %6 = attention %3, %4, %5 mask=%mask scale=0.17 causal=false layout=bshd : T[B,S,2,32]
         %7 = reshape %6 to=[B,S,64] : T[B,S,64]
         return %7 }" },
+    Case { name: "decode_attention", elems: FLOATS, sizes: SOME, tolerance: 1e-5, below: 151, text: "(%q: T[B,8,1,64], %k: T[B,2,150,64], %v: T[B,2,150,32], %i: i64[B], %p: T[B,3,3,16], %k1: T[B,150,3,16], %v1: T[B,3,150,16], %r: T[B,2,1,6], %k2: T[B,1,150,6], %v2: T[B,1,150,5]) -> (a: T[B,8,1,32], b: T[B,3,3,16], c: T[B,8,1,32], d: T[B,2,1,5]) {
+        %0 = decode_attention %q, %k, %v, %i scale=0.125 : T[B,8,1,32]
+        %1 = transpose %k1 perm=[0,2,1,3] : T[B,3,150,16]
+        %2 = decode_attention %p, %1, %v1, %i scale=0.25 : T[B,3,3,16]
+        %3 = decode_attention %q, %k, %v, %i scale=0.125 splits=3 : T[B,8,1,32]
+        %4 = decode_attention %r, %k2, %v2, %i scale=0.5 : T[B,2,1,5]
+        return %0, %2, %3, %4 }" },
+    Case { name: "decode_attention_of_sizes", elems: &[F32, F16], sizes: &[[1, 7, 1], [3, 37, 2], [0, 7, 1], [2, 9, 0]], tolerance: 1e-5, below: 8, text: "(%q: T[B,20,2,32], %k: T[B,1,S,32], %v: T[B,1,S,32], %i: i64[B], %p: T[B,2*K,K,16], %k1: T[B,K,S,16], %v1: T[B,K,S,16]) -> (a: T[B,20,2,32], b: T[B,2*K,K,16]) {
+        %0 = decode_attention %q, %k, %v, %i scale=0.125 : T[B,20,2,32]
+        %1 = decode_attention %p, %k1, %v1, %i scale=0.25 : T[B,2*K,K,16]
+        return %0, %1 }" },
     Case { name: "conv", elems: FLOATS, sizes: &[[1, 1, 1], [2, 13, 5]], tolerance: 1e-5, below: 0, text: "(%x: T[B,4,9,11], %w: T[6,4,3,3], %b: T[6], %g: T[8,2,3,2], %y: T[B,4,12], %u: T[5,4,3], %d: T[4,1,3,3]) -> (a: T[B,6,9,11], b: T[B,8,4,5], c: T[B,5,10], d: T[B,4,9,11]) {
         %0 = conv %x, %w bias=%b strides=[1,1] low=[1,1] high=[1,1] dilations=[1,1] groups=1 : T[B,6,9,11]
         %1 = conv %x, %g strides=[2,2] low=[0,0] high=[1,1] dilations=[1,2] groups=2 : T[B,8,4,5]

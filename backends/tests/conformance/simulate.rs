@@ -9,7 +9,7 @@ use kiln_ir::{
     Dim, ElemType, Module, Symbol,
     scalar::{Expr, Scalar},
 };
-use kiln_kernels::{Access, KernelSpec, attention, cell, conv, gather, map, matmul, reduce, row, topk};
+use kiln_kernels::{Access, KernelSpec, attention, cell, conv, decode, gather, map, matmul, reduce, row, topk};
 
 #[path = "regions.rs"]
 mod regions;
@@ -237,6 +237,10 @@ impl<'a> Simulator<'a> {
                 let bound = bind(&[&s.q, &s.k, &s.v].into_iter().chain(&s.mask).chain([&s.output]).collect::<Vec<_>>());
                 self.attention(s, &bound);
             }
+            KernelSpec::Decode(s) => {
+                let bound = bind(&[&s.q, &s.k, &s.v, &s.lengths, &s.output]);
+                self.decode(s, &bound);
+            }
             KernelSpec::Gather(s) => {
                 let bound = bind(&[&s.table, &s.index, &s.output]);
                 self.gather(s, &bound);
@@ -336,6 +340,32 @@ impl<'a> Simulator<'a> {
             for (j, (i, value)) in row.iter().take(self.value(&s.k) as usize).enumerate() {
                 self.set(&bound[1], &at(j as i64), *value);
                 self.set(&bound[2], &at(j as i64), Scalar::I(*i));
+            }
+        }
+    }
+
+    fn decode(&mut self, s: &decode::Spec, bound: &[Bound]) {
+        let dims = [&s.batch, &s.heads, &s.queries].map(|d| self.value(d));
+        let group = dims[1] / self.value(&s.kv_heads).max(1);
+        for i in indices(&dims) {
+            let (b, h, q) = (i[0], i[1], i[2]);
+            let length = self.get(&bound[3], &[b]).as_i64();
+            assert!((0..=self.value(&s.keys)).contains(&length), "{length} keys");
+            let score = |t: i64| {
+                let dot = |d: i64| {
+                    self.get(&bound[0], &[b, h, q, d]).as_f64() * self.get(&bound[1], &[b, h / group, t, d]).as_f64()
+                };
+                s.scale.as_f64() * (0..s.depth).map(dot).sum::<f64>()
+            };
+            let scores: Vec<f64> = (0..length - dims[2] + 1 + q).map(score).collect();
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|x| (x - max).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for e in 0..s.value_depth {
+                let value = |t: usize| self.get(&bound[2], &[b, h / group, t as i64, e]).as_f64();
+                let total: f64 = weights.iter().enumerate().map(|(t, w)| w * value(t)).sum();
+                let result = if weights.is_empty() { 0.0 } else { total / sum };
+                self.set(&bound[4], &[b, h, q, e], Scalar::F(result));
             }
         }
     }

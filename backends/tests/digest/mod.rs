@@ -56,8 +56,8 @@ fn bytes(text: &str, space: &str) -> usize {
     declared.filter_map(|l| l.split_once('[')?.1.split_once(']')?.0.parse::<usize>().ok()).sum()
 }
 
-/// The loop with products of warp groups, or else the innermost loop with the most instructions, of those that read memory,
-/// or else all of the kernel.
+/// The loop with products of warp groups, or else the innermost loop with the most instructions, of those that copy to
+/// shared memory or else of those that read memory, or else all of the kernel.
 fn hot(kernel: &str) -> (&'static str, &str) {
     let all = loops(kernel);
     // It has a loop that waits.
@@ -70,8 +70,8 @@ fn hot(kernel: &str) -> (&'static str, &str) {
     };
     let innermost = all.iter().filter(|body| !all.iter().any(|other| within(other, body)));
     innermost
-        .filter(|body| body.contains("ld."))
-        .max_by_key(|body| instructions(body).len())
+        .filter(|body| body.contains("ld.") || body.contains("ldmatrix."))
+        .max_by_key(|body| (body.contains("cp.async.cg"), instructions(body).len()))
         .map_or(("no loop", kernel), |body| ("hot loop", body))
 }
 
@@ -138,6 +138,10 @@ digests! {
         "attention %q, %k, %v scale=0.125 causal=true layout=bhsd";
     attention_by_multiply_adds: "%q: f32[B,2,256,64], %k: f32[B,2,256,64], %v: f32[B,2,256,64]", "f32[B,2,256,64]",
         "attention %q, %k, %v scale=0.125 causal=true layout=bhsd";
+    decode_attention_on_tensor_cores: "%q: bf16[B,32,1,128], %k: bf16[B,8,65536,128], %v: bf16[B,8,65536,128], %n: i64[B]",
+        "bf16[B,32,1,128]", "decode_attention %q, %k, %v, %n scale=0.088";
+    decode_attention_by_multiply_adds: "%q: f32[B,32,1,128], %k: f32[B,8,65536,128], %v: f32[B,8,65536,128], %n: i64[B]",
+        "f32[B,32,1,128]", "decode_attention %q, %k, %v, %n scale=0.088";
 }
 
 digests! {

@@ -1,6 +1,6 @@
 //! A CUDA driver that runs PTX on the host: what the runtime asks of a GPU, with every access to memory checked.
 //!
-//! It knows what LLVM writes. Blocks run one after the other, the last one first.
+//! It knows what LLVM writes. Blocks run one after the other, the last one first unless a test asks for another order.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 mod block;
@@ -455,13 +455,35 @@ unsafe extern "C" fn launch(
     if captured { 0 } else { perform(&launch) }
 }
 
+thread_local! {
+    static ORDER: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Lets the blocks of this thread's launches follow one another in another order for each number; for 0 the last one comes
+/// first.
+pub fn set_order(number: u64) {
+    ORDER.set(number);
+}
+
+fn order(blocks: c_uint) -> Vec<c_uint> {
+    let mut all: Vec<c_uint> = (0..blocks).rev().collect();
+    let number = ORDER.get();
+    if number > 0 {
+        // A block's place is what a multiplication makes of the two numbers.
+        all.sort_by_key(|block| {
+            (u64::from(*block) + 1).wrapping_mul(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1) >> 32
+        });
+    }
+    all
+}
+
 fn perform(launch: &Launch) -> Status {
     LAUNCHES.fetch_add(1, Ordering::Relaxed);
     let Launch { function, blocks, threads, shared, ref params, .. } = *launch;
     let function = unsafe { &*(function as *const Function) };
     let module = unsafe { &(*function.module).parsed };
     let entry = &module.functions[&function.name];
-    for block in (0..blocks).rev() {
+    for block in order(blocks) {
         let place = Place { thread: 0, threads, block, blocks };
         if let Err(problem) = block::run(module, entry, params, (&Allocated, shared), place) {
             println!("block {block}: {problem}");

@@ -524,6 +524,9 @@ impl<'m> Thread<'m> {
         match inst.op.as_str() {
             "ld" | "st" => return self.move_memory(frame, inst, ty.ok_or_else(missing)?),
             "cp" => return self.copy(frame, inst),
+            // Threads run one after the other, and all that one has written is there.
+            "membar" | "fence" => return Ok(()),
+            "atom" => return self.atomic(frame, inst, ty.ok_or_else(missing)?),
             // From generic addresses and back: all are addresses of the host.
             "cvta" | "mov" => {
                 let ty = ty.ok_or_else(missing)?;
@@ -583,6 +586,29 @@ impl<'m> Thread<'m> {
             _ => ty,
         };
         Self::set(frame, &inst.operands[0], value, to)
+    }
+
+    /// `atom[.relaxed.gpu].global.add.u32 old, [address], value`
+    fn atomic(&mut self, frame: &mut Frame<'m>, inst: &'m Inst, ty: Ty) -> Result<(), String> {
+        if !inst.words.iter().any(|w| w == "add") || ty.kind == Kind::Float {
+            return Err("another operation".into());
+        }
+        let at = self.address(frame, &inst.operands[1], u64::from(ty.bits / 8))?;
+        if !self.memory.allows(at, u64::from(ty.bits / 8)) {
+            return Err(format!("{at:#x} is not in memory that all blocks see"));
+        }
+        let by = self.value(frame, &inst.operands[2], ty)?;
+        // Checked above; threads run one after the other.
+        let before = match ty.bits {
+            32 => u64::from(unsafe { (at as *const u32).read() }),
+            _ => unsafe { (at as *const u64).read() },
+        };
+        let after = before.wrapping_add(by);
+        match ty.bits {
+            32 => unsafe { (at as *mut u32).write(after as u32) },
+            _ => unsafe { (at as *mut u64).write(after) },
+        }
+        Self::set(frame, &inst.operands[0], before, ty)
     }
 
     /// Copies stand aside until they are waited for.

@@ -349,6 +349,15 @@ impl<'a> Run<'a> {
                 };
                 one(compute::conv(&given[0], &given[1], optional(2), &conv, &shapes[0]))
             }
+            Primitive::DecodeAttention => {
+                let scale = attrs.float("scale").unwrap_or(1.0);
+                let done = super::decode::attention([0, 1, 2, 3].map(|n| &*given[n]), scale, &shapes[0]);
+                let lengths = data.inputs().nth(3);
+                one(done.map_err(|(at, e)| {
+                    let place = lengths.map(|v| self.input_place(v, at)).unwrap_or_default();
+                    self.range(node, e + &place)
+                })?)
+            }
             Primitive::Fusion => self.region(data.regions[0], given),
             Primitive::If => {
                 let region = data.regions[usize::from(!truths(&given[0]).contains(&true))];

@@ -10,6 +10,7 @@
 mod circuit;
 mod compute;
 mod control;
+mod decode;
 mod movement;
 mod sizes;
 mod tensor;

@@ -52,7 +52,8 @@ ops! {
     Reduce reduce, Argmax argmax, Topk topk, Softmax softmax, LogSoftmax log_softmax, LayerNorm layer_norm,
     RmsNorm rms_norm, L2Normalize l2_normalize,
     // products
-    Matmul matmul, Conv conv, Linear linear, Attention attention, LstmCell lstm_cell, GruCell gru_cell,
+    Matmul matmul, Conv conv, Linear linear, Attention attention,
+    DecodeAttention decode_attention, LstmCell lstm_cell, GruCell gru_cell,
     // regions
     Fusion fusion, If if_, For for_, While while_, Scan scan,
     // state
@@ -151,6 +152,7 @@ pub enum Primitive {
     Topk,
     Matmul,
     Conv,
+    DecodeAttention,
     Fusion,
     If,
     For,

@@ -11,7 +11,7 @@ use melior::{
     dialect::llvm::r#type::pointer,
     ir::{
         Type, Value,
-        attribute::{DenseI64ArrayAttribute, FlatSymbolRefAttribute},
+        attribute::{DenseI64ArrayAttribute, FlatSymbolRefAttribute, StringAttribute},
     },
 };
 
@@ -120,6 +120,24 @@ impl<'k> Block<'k> {
     pub fn warp_barrier(&self) {
         let all = self.k.int(Ty::I32, -1);
         self.call("llvm.nvvm.bar.warp.sync", &[all.raw()], &[]);
+    }
+
+    /// What this thread has written or seen before is seen by all threads of the device before what it does behind.
+    pub fn fence(&self) {
+        self.call("llvm.nvvm.membar.gl", &[], &[]);
+    }
+
+    /// Adds 1 to an i32 in memory that all blocks see, at once; gives what was there.
+    pub fn count(&self, at: Ptr<'k>) -> V<'k> {
+        let k = self.k;
+        // An addition; relaxed; among the threads of the device.
+        let attributes = [
+            ("bin_op", k.int_attr(64, 1)),
+            ("ordering", k.int_attr(64, 2)),
+            ("syncscope", StringAttribute::new(k.context(), "device").into()),
+        ];
+        let operands = [self.address(at, GLOBAL), k.int(Ty::I32, 1).raw()];
+        k.value_with("llvm.atomicrmw", &operands, Ty::I32, &attributes)
     }
 
     /// The value of the lane whose number differs in the bits of `mask`.

@@ -11,7 +11,7 @@ mod driver;
 mod map;
 
 use crate::error::{Error, Result};
-use crate::format::{Kernel, TargetInfo};
+use crate::format::{COUNTERS, Kernel, TargetInfo};
 use control::Control;
 pub(crate) use control::{Guard, Sides};
 use device::{Device, Function, Graph, Memory, Module, Stream, Timer};
@@ -19,6 +19,9 @@ pub use driver::{Address, DeviceId, Driver, EncodeMap, Functions, Handle, Status
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The words in front of the scratch memory.
+const COUNTER_BYTES: usize = 4 * COUNTERS;
 
 /// Scratch memory of a launch, at most, unless a single block needs more.
 const SCRATCH: u64 = 256 << 20;
@@ -321,18 +324,19 @@ impl Engine {
         let function = self.program.functions[launch.kernel as usize];
         let blocks = wanted.min(most).min(u64::from(function.blocks));
         let scratch_bytes = blocks.saturating_mul(block_bytes) as usize;
-        if scratch_bytes > self.scratch.len() {
+        if scratch_bytes > 0 && COUNTER_BYTES + scratch_bytes > self.scratch.len() {
             // Launches under way still use the one there is.
             self.stream.wait()?;
             self.forget();
             let device = self.stream.device().clone();
             self.scratch = Memory::new(&device, 0, "scratch memory on the device")?;
-            self.scratch = Memory::new(&device, scratch_bytes, "scratch memory on the device")?;
+            self.scratch = Memory::new(&device, COUNTER_BYTES + scratch_bytes, "scratch memory on the device")?;
+            self.stream.clear(self.scratch.start(), COUNTER_BYTES)?;
         }
         let guard = launch.guard.zip(self.control.as_ref()).map_or(0, |(guard, control)| control.address(guard));
         let last = [
             launch.tasks as u64,
-            self.scratch.start(),
+            self.scratch.start() + COUNTER_BYTES as u64,
             self.status.start() + u64::from(launch.kernel) * size_of::<i32>() as u64,
             guard,
         ];

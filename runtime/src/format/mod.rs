@@ -33,7 +33,7 @@ pub use manifest::{
     Accepts, Change, Condition, Entry, Grid, Growth, Kernel, Level, Lifetime, MAX_KEY_LEN, Manifest, Port, State,
     StateUse, Swizzle, Symbol, TargetInfo, TensorMap, UNBOUNDED,
 };
-pub use plan::{Arg, BAD_INDEX, BadIndexNote, Block, Count, Plan, Step};
+pub use plan::{Arg, BAD_INDEX, BadIndexNote, Block, COUNTERS, Count, Plan, Step};
 pub(crate) use read::{Parsed, parse};
 pub use validate::{MAX_NESTING, check_manifest, check_plans};
 #[cfg(feature = "write")]

@@ -13,10 +13,15 @@
 //! launched by blocks as its [`Grid`](super::Grid) says; any number of blocks does all tasks, or none where `guard` is not
 //! null and the i32 there is 0. The last of the launch's `sizes` is the number of scratch bytes of one task: `scratch` has
 //! them for `block_tasks` tasks of every block. `status`, an i32, is set to what a CPU kernel would return where that is not
-//! 0. The maps are those of its [tensors](super::TensorMap), of 128 bytes each. Buffers at offset 0 are aligned to 256 bytes.
+//! 0. The maps are those of its [tensors](super::TensorMap), of 128 bytes each. In front
+//! of `scratch` stand [`COUNTERS`] words by which the blocks of a launch count: they are zero when it begins, and it leaves
+//! them so. Buffers at offset 0 are aligned to 256 bytes.
 
 use super::SizeExpr;
 use serde::{Deserialize, Serialize};
+
+/// Words of four bytes in front of the scratch memory on a GPU.
+pub const COUNTERS: usize = 4096;
 
 /// What a kernel that meets an index out of range leaves behind. `mark` is [`BAD_INDEX`].
 #[repr(C)]

@@ -148,3 +148,36 @@ digests! {
     Sm90a;
     product_of_warp_groups: "%x: bf16[4096,4096], %y: bf16[4096,4096]", "bf16[4096,4096]", "matmul %x, %y";
 }
+
+/// An LSTM of 128 units: one step, or a loop over a sequence.
+fn recurrence(body: &str) -> String {
+    crate::text_of(&format!(
+        "module @m stage=legal {{ dim B = 0..1000000 weights %%0 = \"w\" param %w : f32[128,512] = %%0 \"w\" {body} }}"
+    ))
+}
+
+const STEP: &str = "entry @f(%g: f32[B,512], %h: f32[B,128], %c: f32[B,128]) -> (h: f32[B,128], c: f32[B,128]) {
+    %0, %1 = lstm_cell %g, %h, %c, %w : f32[B,128], f32[B,128]
+    return %0, %1 }";
+
+const LOOP: &str = "entry @f(%x: f32[B,10,512], %n: i64[B], %h: f32[B,128]) -> (h: f32[B,128], c: f32[B,128]) {
+    %0, %1 = scan %x, %h, %h lengths=%n inputs=1 axis=1 body(%g: f32[B,512], %a: f32[B,128], %b: f32[B,128]) {
+      %2, %3 = lstm_cell %g, %a, %b, %w : f32[B,128], f32[B,128]
+      yield %2, %3
+    } : f32[B,128], f32[B,128]
+    return %0, %1 }";
+
+#[test]
+fn steps_and_loops_of_cells() {
+    for (name, body, rows) in [("step_of_cells", STEP, 4), ("loop_of_cells", LOOP, 1)] {
+        let text = recurrence(body);
+        // Two rows of the weight, of each four gates of four units, for so many rows.
+        let hot = loops(&text).into_iter().find(|body| body.contains("fma.rn.f32")).unwrap();
+        let found = ["fma.rn.f32", "ld.global.v4.b32"].map(|op| hot.matches(op).count());
+        assert_eq!(found, [32 * rows, 8], "{name}: {hot}");
+        assert!(!text.contains(".local"), "{name}: {text}");
+        let mut settings = insta::Settings::clone_current();
+        settings.set_omit_expression(true);
+        settings.bind(|| insta::assert_snapshot!(name, digest(&text)));
+    }
+}

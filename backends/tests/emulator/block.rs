@@ -24,7 +24,7 @@ pub fn run(
     (memory, bytes): (&dyn Memory, usize),
     place: Place,
 ) -> Result<(), String> {
-    let shared = Shared::new(module, bytes);
+    let shared = Shared::new(module, entry, bytes);
     let thread = |thread| Thread::new(module, entry, params, (memory, &shared), Place { thread, ..place });
     let mut threads: Vec<Thread<'_>> = (0..place.threads).map(thread).collect::<Result<_, _>>()?;
     let mut groups: Vec<Group> = threads.chunks(GROUP).map(|_| Group::default()).collect();
@@ -104,7 +104,10 @@ fn meet(threads: &mut [Thread<'_>], barriers: &mut HashMap<u64, Barrier>) -> Res
         }
         moved |= !going.is_empty();
         for warp in going {
-            threads[warp * WARP..all.min((warp + 1) * WARP)].iter_mut().for_each(Thread::pass);
+            for thread in &mut threads[warp * WARP..all.min((warp + 1) * WARP)] {
+                thread.pass();
+                thread.has_met(true);
+            }
         }
     }
     Ok(moved)
@@ -168,7 +171,12 @@ fn warp(lanes: &mut [Thread<'_>]) -> Result<bool, (usize, String)> {
             _ => Ok(()),
         };
         done.map_err(|e| (0, format!("{}: {e}", inst.text)))?;
-        lanes.iter_mut().for_each(Thread::pass);
+        for lane in lanes.iter_mut() {
+            lane.pass();
+            if inst.op == "bar" {
+                lane.has_met(false);
+            }
+        }
     }
 }
 
@@ -206,6 +214,7 @@ fn load_matrices(lanes: &mut [Thread<'_>], inst: &Inst) -> Result<(), String> {
     let mut rows = vec![];
     for lane in lanes.iter() {
         let at = lane.place_of(&inst.operands[1], 16)?;
+        lane.touches(at, 16, false)?;
         // Checked just now.
         rows.push(unsafe { (at as *const [u16; 8]).read() });
     }

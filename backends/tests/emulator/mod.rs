@@ -8,6 +8,7 @@ mod group;
 mod mbarrier;
 mod numbers;
 mod ptx;
+mod races;
 mod run;
 mod tile;
 

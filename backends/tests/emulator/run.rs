@@ -6,6 +6,7 @@ use super::{
     mbarrier::Barriers,
     numbers::{arithmetic, compare, convert, float, from_float, mask, signed},
     ptx::{Function, Inst, Kind, Module, Operand, Ty},
+    races::{Races, When},
     tile::{self, TileCopy},
 };
 use half::bf16;
@@ -90,13 +91,15 @@ pub struct Shared<'m> {
     window: Option<Window>,
     pub barriers: Barriers,
     tiles: RefCell<Vec<TileCopy>>,
+    races: Races,
 }
 
 impl<'m> Shared<'m> {
-    pub fn new(module: &'m Module, bytes: usize) -> Shared<'m> {
+    pub fn new(module: &'m Module, entry: &Function, bytes: usize) -> Shared<'m> {
         let window = (bytes > 0).then(|| Window::new(bytes));
         let (variables, tiles) = (RefCell::default(), RefCell::default());
-        Shared { sizes: &module.shared, variables, window, barriers: Barriers::default(), tiles }
+        let races = Races::of(module, entry);
+        Shared { sizes: &module.shared, variables, window, barriers: Barriers::default(), tiles, races }
     }
 
     /// Has the copy of a tile arrive that was begun last, if any is under way.
@@ -172,6 +175,8 @@ pub struct Thread<'m> {
     stands: Option<Pause>,
     /// How often it has asked for a phase that had ended.
     tries: u64,
+    /// The barriers of the block and of its warp that it has passed.
+    when: When,
 }
 
 impl<'m> Thread<'m> {
@@ -185,7 +190,8 @@ impl<'m> Thread<'m> {
     ) -> Result<Thread<'m>, String> {
         let (copies, groups) = (vec![], VecDeque::new());
         let (steps, frames, stands, tries) = (0, vec![], None, 0);
-        let mut thread = Thread { module, memory, shared, place, steps, frames, copies, groups, stands, tries };
+        let when = When { thread: place.thread, ..When::default() };
+        let mut thread = Thread { module, memory, shared, place, steps, frames, copies, groups, stands, tries, when };
         thread.enter(entry, params, None)?;
         Ok(thread)
     }
@@ -287,6 +293,17 @@ impl<'m> Thread<'m> {
         if let (Operand::Reg(r), Some(frame)) = (register, self.frames.last_mut()) {
             frame.registers[*r] = value;
         }
+    }
+
+    /// Notes that all threads of the block, or of the warp, have met.
+    pub fn has_met(&mut self, block: bool) {
+        let count = if block { &mut self.when.barriers } else { &mut self.when.warp_barriers };
+        *count += 1;
+    }
+
+    /// Notes that it reads or writes bytes that other threads may touch.
+    pub fn touches(&self, start: u64, bytes: u64, writes: bool) -> Result<(), String> {
+        self.shared.races.note(start, bytes, writes, self.when)
     }
 
     /// Goes on behind the instruction at which it stands.
@@ -466,16 +483,20 @@ impl<'m> Thread<'m> {
         if !at.is_multiple_of(bytes) {
             return Err(format!("{at:#x} is not aligned to {bytes}"));
         }
-        let inside = |frame: &Frame<'_>| {
-            let (start, len) = (frame.local.as_ptr() as u64, frame.function.local_bytes as u64);
-            at >= start && at + bytes <= start + len
-        };
-        let local = inside(frame) || self.frames.iter().any(inside);
-        if local || self.memory.allows(at, bytes) || self.shared.allows(at, bytes) {
+        if self.is_local(frame, at, bytes) || self.memory.allows(at, bytes) || self.shared.allows(at, bytes) {
             Ok(at)
         } else {
             Err(format!("{bytes} bytes at {at:#x} are not allocated"))
         }
+    }
+
+    /// Whether these are bytes of a function's local variables.
+    fn is_local(&self, frame: &Frame<'_>, at: u64, bytes: u64) -> bool {
+        let inside = |frame: &Frame<'_>| {
+            let (start, len) = (frame.local.as_ptr() as u64, frame.function.local_bytes as u64);
+            at >= start && at + bytes <= start + len
+        };
+        inside(frame) || self.frames.iter().any(inside)
     }
 
     fn move_memory(&self, frame: &mut Frame<'_>, inst: &Inst, ty: Ty) -> Result<(), String> {
@@ -495,6 +516,9 @@ impl<'m> Thread<'m> {
         }
         // The whole vector is aligned.
         let start = self.address(frame, &inst.operands[memory], bytes * count as u64)?;
+        if !self.is_local(frame, start, bytes) && !inst.words.iter().any(|w| w == "relaxed") {
+            self.touches(start, bytes * count as u64, !load)?;
+        }
         let list = match &inst.operands[registers] {
             Operand::Group(list) => list.clone(),
             one => vec![one.clone()],
@@ -620,6 +644,8 @@ impl<'m> Thread<'m> {
                 let left = self.value(frame, &inst.operands[0], COUNT)? as usize;
                 while self.groups.len() > left {
                     for (to, from, bytes) in self.groups.pop_front().unwrap_or_default() {
+                        self.touches(from, bytes, false)?;
+                        self.touches(to, 16, true)?;
                         let mut value = [0u8; 16];
                         // Checked when the copy was asked for; threads run one after the other.
                         unsafe {

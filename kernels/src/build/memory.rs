@@ -87,6 +87,14 @@ impl<'k> Ptr<'k> {
         self.store_aligned(value, value.ty.elem.bits() / 8);
     }
 
+    /// Stores a value that other threads may store at the same time: one of them stays.
+    pub fn store_relaxed(self, value: V<'k>) {
+        const MONOTONIC: i64 = 2;
+        let (k, bytes) = (self.k(), value.ty.elem.bits() / 8);
+        let attrs = [("alignment", k.int_attr(64, bytes.into())), ("ordering", k.int_attr(64, MONOTONIC))];
+        k.op("llvm.store", &[value.raw(), self.0.raw()], &[], &attrs);
+    }
+
     /// Stores the lanes that `mask` selects.
     pub fn store_masked(self, value: V<'k>, mask: V<'k>) {
         let k = self.k();

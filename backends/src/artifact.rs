@@ -317,6 +317,7 @@ fn tensor_map(map: &cuda::TensorMap, symbols: &[SymbolFacts]) -> TensorMap {
     TensorMap {
         arg: map.buffer as u32,
         elem: elem(map.elem),
+        offset: size_expr(&(map.offset.clone() * bytes.clone()), symbols),
         dims: map.dims.iter().map(|d| size_expr(d, symbols)).collect(),
         strides: map.strides.iter().map(|d| size_expr(&(d.clone() * bytes.clone()), symbols)).collect(),
         tile: map.tile.clone(),

@@ -97,6 +97,7 @@ fn grids_and_tensor_maps_that_no_driver_takes_are_refused() {
     let map = TensorMap {
         arg: 0,
         elem: ElemType::Bf16,
+        offset: 0.into(),
         dims: vec![SizeExpr::symbol(0), 64.into()],
         strides: vec![128.into()],
         tile: vec![64, 128],

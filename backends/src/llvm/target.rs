@@ -99,6 +99,7 @@ const CUDA_INTRINSICS: &[&str] = &[
     "llvm.nvvm.barrier.cta.sync",
     "llvm.nvvm.cp.async",
     "llvm.nvvm.ex2.approx",
+    "llvm.nvvm.fmax",
     "llvm.nvvm.ff2bf16x2.rn",
     "llvm.nvvm.ff2f16x2.rn",
     "llvm.nvvm.ldmatrix",

@@ -1,9 +1,9 @@
 //! What the PTX of a kernel of each kind with code of its own is made of: what it takes, its memory, and how many
 //! instructions of which kind its hot loop has. A snapshot shows a reviewer what a change does to them.
 
-use crate::{loops, text_for};
+use crate::{hopper::flow, loops, text_for};
 use kiln_kernels::cuda::Sm;
-use std::{collections::BTreeMap, fmt::Write};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
 
 /// Kinds of instructions and how their names begin; the first that fits counts.
 const KINDS: &[(&str, &[&str])] = &[
@@ -58,12 +58,11 @@ fn bytes(text: &str, space: &str) -> usize {
 
 /// The loop with products of warp groups, or else the innermost loop with the most instructions, of those that copy to
 /// shared memory or else of those that read memory, or else all of the kernel.
-fn hot(kernel: &str) -> (&'static str, &str) {
-    let all = loops(kernel);
-    // It has a loop that waits.
-    if let Some(body) = all.iter().find(|body| body.contains("wgmma.mma_async")) {
-        return ("hot loop", body);
+fn hot(kernel: &str) -> (&'static str, Cow<'_, str>) {
+    if let Some(body) = flow::round(kernel, "wgmma.mma_async") {
+        return ("hot loop", body.into());
     }
+    let all = loops(kernel);
     let within = |inner: &str, outer: &str| {
         let start = (inner.as_ptr() as usize).checked_sub(outer.as_ptr() as usize);
         inner.len() < outer.len() && start.is_some_and(|start| start < outer.len())
@@ -72,7 +71,7 @@ fn hot(kernel: &str) -> (&'static str, &str) {
     innermost
         .filter(|body| body.contains("ld.") || body.contains("ldmatrix."))
         .max_by_key(|body| (body.contains("cp.async.cg"), instructions(body).len()))
-        .map_or(("no loop", kernel), |body| ("hot loop", body))
+        .map_or(("no loop", kernel.into()), |body| ("hot loop", (*body).into()))
 }
 
 fn digest(text: &str) -> String {
@@ -94,7 +93,7 @@ fn digest(text: &str) -> String {
         writeln!(out, "  shared {} bytes, local {} bytes", bytes(text, ".shared"), bytes(body, ".local")).unwrap();
         let (what, body) = hot(body);
         let mut counts: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
-        let all = instructions(body);
+        let all = instructions(&body);
         for op in &all {
             let (kind, name) = kind(op);
             *counts.entry(kind).or_default().entry(name).or_default() += 1;
@@ -146,6 +145,8 @@ digests! {
 
 digests! {
     Sm90a;
+    attention_of_warp_groups: "%q: bf16[B,2,8192,128], %k: bf16[B,2,8192,128], %v: bf16[B,2,8192,128]",
+        "bf16[B,2,8192,128]", "attention %q, %k, %v scale=0.088 causal=true layout=bhsd";
     product_of_warp_groups: "%x: bf16[4096,4096], %y: bf16[4096,4096]", "bf16[4096,4096]", "matmul %x, %y";
 }
 

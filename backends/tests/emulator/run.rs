@@ -351,7 +351,7 @@ impl<'m> Thread<'m> {
                         self.frames.push(frame);
                         return Ok(Pause::Wait);
                     }
-                    ("mbarrier" | "fence" | "prefetch" | "setmaxnreg", _) => {
+                    ("mbarrier" | "fence" | "setmaxnreg", _) => {
                         self.frames.push(frame);
                         self.on_hopper(inst).map_err(|e| format!("{}: {}: {e}", function.name, inst.text))?;
                         frame = self.frames.pop().expect("it was pushed");
@@ -392,7 +392,6 @@ impl<'m> Thread<'m> {
                 self.shared.barriers.show();
                 Ok(())
             }
-            ("prefetch", "tensormap") => Ok(()),
             ("setmaxnreg", "inc" | "dec") => match inst.operands[0] {
                 Operand::Imm(count) if count % 8 == 0 && (24..=256).contains(&count) => Ok(()),
                 _ => Err("a number of registers that there is not".into()),

@@ -69,10 +69,10 @@ pub unsafe extern "C" fn encode(
     let width = tile[0] * element;
     let spans = [u64::MAX, 32, 64, 128];
     let well = dims.iter().all(|n| (1..=1 << 32).contains(n))
-        && all[1..].iter().all(|n| n % 16 == 0 && *n < 1 << 40)
+        && all[1..].iter().all(|n| n.is_multiple_of(16) && *n < 1 << 40)
         && tile.iter().all(|n| (1..=256).contains(n))
         && steps.iter().all(|n| *n == 1)
-        && width % 16 == 0
+        && width.is_multiple_of(16)
         && spans.get(swizzle as usize).is_some_and(|span| width <= *span)
         && (interleave, fill) == (0, 0);
     if !well {
@@ -122,6 +122,10 @@ pub fn begin(thread: &Thread<'_>, inst: &Inst, shared: &Shared<'_>) -> Result<Ti
     let maps = MAPS.read().unwrap_or_else(PoisonError::into_inner);
     let map = &maps[number as usize];
     let bytes = map.tile.iter().product::<u64>() * map.element;
+    // Some devices stop with an illegal instruction.
+    if coordinates[0] * map.element as i64 % 16 != 0 {
+        return Err(format!("a tile that begins at element {} of a row", coordinates[0]));
+    }
     if map.dims.len() != coordinates.len() || rank != format!("{}d", coordinates.len()) || !shared.allows(to, bytes) {
         return Err(format!(
             "{} coordinates, {} dimensions, {bytes} bytes to {to:#x}",

@@ -1,9 +1,11 @@
 //! What is made for Hopper alone: products by warp groups, on copies of tiles.
 
+pub mod flow;
+
 use crate::{
     assembles, assembles_on, driver_with, emulator,
     harness::{Domain, build_for, limit},
-    loops, refused, text_for,
+    refused, text_for,
 };
 use kiln_backends::plan::PlanOptions;
 use kiln_ir::ElemType;
@@ -11,24 +13,27 @@ use kiln_kernels::{Level, cuda::Sm};
 use kiln_runtime::cuda::{DeviceId, Status};
 use std::ffi::c_int;
 
-const DIMS: &str = "dim B = 0..64\n dim S = 0..4096\n weights %%0 = \"w\"";
+const DIMS: &str = "dim B = 0..64\n dim S = 0..4096\n dim K = 0..4096\n weights %%0 = \"w\"";
+
+/// An entry, and the values of its symbols `B`, `S` and `K`.
+type Case = (&'static str, &'static str, &'static [[i64; 3]]);
 
 /// Products that take tiles by copies of the hardware: ragged edges, parts that fill a ring more than once, either order of
 /// both sides, packed weights, memory that begins anywhere, and what follows a product.
-const PRODUCTS: &[(&str, &str, &[[i64; 2]])] = &[
+const PRODUCTS: &[Case] = &[
     (
         "rows",
         "(%x: T[B,S,328], %y: T[B,328,136]) -> (z: T[B,S,136]) {
         %0 = matmul %x, %y : T[B,S,136]
         return %0 }",
-        &[[2, 130], [1, 1]],
+        &[[2, 130, 1], [1, 1, 1]],
     ),
     (
         "wide",
         "(%x: T[B,S,72], %y: T[B,72,264]) -> (z: T[B,S,264]) {
         %0 = matmul %x, %y : T[B,S,264]
         return %0 }",
-        &[[2, 130], [0, 3]],
+        &[[2, 130, 1], [0, 3, 1]],
     ),
     (
         "turned",
@@ -36,7 +41,7 @@ const PRODUCTS: &[(&str, &str, &[[i64; 2]])] = &[
         %0 = transpose %y perm=[0,2,1] : T[B,72,264]
         %1 = matmul %x, %0 : T[B,S,264]
         return %1 }",
-        &[[2, 130]],
+        &[[2, 130, 1]],
     ),
     (
         "both_turned",
@@ -45,7 +50,7 @@ const PRODUCTS: &[(&str, &str, &[[i64; 2]])] = &[
         %1 = transpose %y perm=[0,2,1] : T[B,72,768]
         %2 = matmul %0, %1 : T[B,136,768]
         return %2 }",
-        &[[1, 1]],
+        &[[1, 1, 1]],
     ),
     (
         "from_anywhere",
@@ -55,7 +60,7 @@ const PRODUCTS: &[(&str, &str, &[[i64; 2]])] = &[
         %2 = slice %1 axis=1 start=4 end=76 : T[B,72,135]
         %3 = matmul %0, %2 : T[B,S,135]
         return %3 }",
-        &[[2, 129]],
+        &[[2, 129, 1]],
     ),
     (
         "packed",
@@ -68,27 +73,65 @@ const PRODUCTS: &[(&str, &str, &[[i64; 2]])] = &[
           yield %k
         } : T[B,S,1544]
         return %0 }",
-        &[[1, 130]],
+        &[[1, 130, 1]],
     ),
 ];
 
-fn products(elem: ElemType) {
-    let entries: String = PRODUCTS.iter().map(|(name, text, _)| format!(" entry @{name}{text}\n")).collect();
+/// Attention by copies of tiles: more and fewer keys than a step, both depths, masks, few heads of keys, queries that see no
+/// key, and memory that begins anywhere.
+const ATTENTION: &[Case] = &[
+    ("causal", "(%q: T[B,2,S,64], %k: T[B,2,K,64], %v: T[B,2,K,64]) -> (z: T[B,2,S,64]) {
+        %0 = attention %q, %k, %v scale=0.125 causal=true layout=bhsd : T[B,2,S,64]
+        return %0 }", &[[1, 150, 300], [1, 140, 9], [1, 3, 130]]),
+    ("grouped", "(%q: T[B,4,S,128], %k: T[B,2,K,128], %v: T[B,2,K,64]) -> (z: T[B,4,S,64]) {
+        %0 = attention %q, %k, %v scale=0.08 causal=false layout=bhsd : T[B,4,S,64]
+        return %0 }", &[[1, 70, 257], [2, 1, 0]]),
+    ("masked", "(%q: T[B,1,S,64], %k: T[B,1,K,64], %v: T[B,1,K,128], %m: T[B,1,1,K], %i: i1[S,K]) -> (y: T[B,1,S,128], z: T[B,1,S,128]) {
+        %0 = attention %q, %k, %v mask=%m scale=0.125 causal=false layout=bhsd : T[B,1,S,128]
+        %1 = attention %q, %k, %v mask=%i scale=-0.125 causal=true layout=bhsd : T[B,1,S,128]
+        return %0, %1 }", &[[1, 130, 140]]),
+    ("merged", "(%x: T[B,S,584]) -> (z: T[B,S,3,64]) {
+        %0 = slice %x axis=2 start=3 end=195 : T[B,S,192]
+        %1 = slice %x axis=2 start=196 end=388 : T[B,S,192]
+        %2 = slice %x axis=2 start=392 end=584 : T[B,S,192]
+        %3 = reshape %0 to=[B,S,3,64] : T[B,S,3,64]
+        %4 = reshape %1 to=[B,S,3,64] : T[B,S,3,64]
+        %5 = reshape %2 to=[B,S,3,64] : T[B,S,3,64]
+        %6 = attention %3, %4, %5 scale=0.17 causal=false layout=bshd : T[B,S,3,64]
+        return %6 }", &[[2, 129, 1]]),
+    ("split", "(%x: T[B,S,576]) -> (z: T[B,S,3,64]) {
+        %0 = slice %x axis=2 start=0 end=192 : T[B,S,192]
+        %1 = slice %x axis=2 start=192 end=384 : T[B,S,192]
+        %2 = slice %x axis=2 start=384 end=576 : T[B,S,192]
+        %3 = reshape %0 to=[B,S,3,64] : T[B,S,3,64]
+        %4 = reshape %1 to=[B,S,3,64] : T[B,S,3,64]
+        %5 = reshape %2 to=[B,S,3,64] : T[B,S,3,64]
+        %6 = attention %3, %4, %5 scale=0.17 causal=false layout=bshd : T[B,S,3,64]
+        return %6 }", &[[2, 129, 1]]),
+];
+
+/// Runs cases on an element type; all kernels of the family have so many tensor maps.
+fn check(elem: ElemType, cases: &[Case], family: &str, maps: usize) {
+    let chosen =
+        |name: &str| std::env::var("KILN_CASES").map_or(true, |list| list.split(',').any(|c| name.contains(c)));
+    let cases: Vec<&Case> = cases.iter().filter(|(name, ..)| chosen(name)).collect();
+    if cases.is_empty() {
+        return;
+    }
+    let entries: String = cases.iter().map(|(name, text, _)| format!(" entry @{name}{text}\n")).collect();
     let text = format!("module @m stage=legal {{\n {DIMS}\n param %w : T[72,1544] = %%0 \"w\"\n{entries}}}");
     let text = text.replace("T[", &format!("{elem}["));
     let built = build_for(&text, &PlanOptions::default(), vec![Level::Cuda(Sm::Sm90a)], Some(emulator::driver()));
     let kernels = &built.artifact.manifest().targets[0].kernels;
-    let products: Vec<_> = kernels.iter().filter(|k| k.symbol.starts_with("matmul_")).collect();
-    assert_eq!(products.len(), PRODUCTS.len());
-    assert!(products.iter().all(|k| k.maps.len() == 2), "{products:?}");
-    let chosen =
-        |name: &str| std::env::var("KILN_CASES").map_or(true, |list| list.split(',').any(|c| name.contains(c)));
+    let others: Vec<_> =
+        kernels.iter().filter(|k| k.symbol.starts_with(family) && k.maps.len() != maps).map(|k| &k.label).collect();
+    assert!(others.is_empty(), "no copies of tiles in {others:?}");
     assembles(elem, Sm::Sm90a, &built);
     let mut problems = vec![];
-    for (name, _, sizes) in PRODUCTS.iter().filter(|(name, ..)| chosen(name)) {
-        for [b, s] in sizes.iter() {
+    for (name, _, sizes) in cases {
+        for [b, s, k] in sizes.iter() {
             let tolerance = |_: &str| limit(elem, 1e-5);
-            problems.extend(built.check(name, &[("B", *b), ("S", *s)], &|_| Domain::Any, &tolerance));
+            problems.extend(built.check(name, &[("B", *b), ("S", *s), ("K", *k)], &|_| Domain::Any, &tolerance));
         }
     }
     assert!(problems.is_empty(), "{elem}:\n{}", problems.join("\n"));
@@ -96,12 +139,22 @@ fn products(elem: ElemType) {
 
 #[test]
 fn products_of_warp_groups_on_bf16() {
-    products(ElemType::BF16);
+    check(ElemType::BF16, PRODUCTS, "matmul_", 2);
 }
 
 #[test]
 fn products_of_warp_groups_on_f16() {
-    products(ElemType::F16);
+    check(ElemType::F16, &PRODUCTS[..2], "matmul_", 2);
+}
+
+#[test]
+fn attention_of_warp_groups_on_bf16() {
+    check(ElemType::BF16, ATTENTION, "attention_", 3);
+}
+
+#[test]
+fn attention_of_warp_groups_on_f16() {
+    check(ElemType::F16, &ATTENTION[..1], "attention_", 3);
 }
 
 /// The hot loop of a product has as many products as its part is deep, and nothing else touches the sums.
@@ -121,18 +174,42 @@ fn products_of_warp_groups_are_of_the_form_that_is_fast() {
         for turned in [false, true] {
             let text = text_for(&module(size, turned), Sm::Sm90a);
             let product = format!("wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16");
-            let all = loops(&text);
-            let hot = all.iter().find(|body| body.contains(&product)).unwrap_or_else(|| panic!("{text}"));
+            let hot = flow::round(&text, &product).unwrap_or_else(|| panic!("{text}"));
             assert_eq!(hot.matches(&product).count(), 4, "{size:?} {turned}:\n{hot}");
             assert!(!hot.contains("mov.b32 \t%f"), "{size:?} {turned}: sums are moved in\n{hot}");
             let copied = "cp.async.bulk.tensor.2d";
-            let filling = all.iter().find(|body| body.contains(copied)).unwrap_or_else(|| panic!("{text}"));
+            let filling = flow::round(&text, copied).unwrap_or_else(|| panic!("{text}"));
             // LLVM may write the loop out several times.
             let (found, each) = (filling.matches(copied).count(), 1 + if turned { 1 } else { copies });
             assert!(found > 0 && found.is_multiple_of(each), "{size:?} {turned}: {found} copies in\n{filling}");
             assert!(!text.contains(".local"), "{text}");
             assembles_on(&text, Sm::Sm90a);
         }
+    }
+}
+
+/// The hot loop of attention has all products of a step, and no exponential waits for those of its own step's values.
+#[test]
+fn attention_of_warp_groups_is_of_the_form_that_is_fast() {
+    for (depth, value_depth) in [(64, 64), (128, 128), (64, 128)] {
+        let module = format!(
+            "module @m stage=legal {{ entry @f(%q: bf16[1,2,512,{depth}], %k: bf16[1,2,512,{depth}], %v: bf16[1,2,512,{value_depth}])
+               -> (z: bf16[1,2,512,{value_depth}]) {{
+               %0 = attention %q, %k, %v scale=0.125 causal=true layout=bhsd : bf16[1,2,512,{value_depth}] return %0 }} }}"
+        );
+        let text = text_for(&module, Sm::Sm90a);
+        let hot = flow::round(&text, "bar.arrive").unwrap_or_else(|| panic!("{text}"));
+        let shapes = [128, value_depth].map(|n| format!("wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16"));
+        // 128 keys by the depth, and the depth of values by 128 keys.
+        let found = [hot.matches("wgmma.mma_async").count(), hot.matches(&shapes[1]).count()];
+        let all_products = depth / 16 + 8;
+        assert_eq!(found, [all_products, if value_depth == 128 { all_products } else { 8 }], "{depth}:\n{hot}");
+        assert!(hot.contains(&shapes[0]), "{depth}:\n{hot}");
+        let at = |part: &str| hot.find(part).unwrap_or_else(|| panic!("no {part} in\n{hot}"));
+        assert!(at("wait_group.sync.aligned 1;") < at("ex2.approx"), "{hot}");
+        assert!(hot.rfind("ex2.approx") < hot.find("wait_group.sync.aligned 0;"), "{hot}");
+        assert!(!text.contains(".local"), "{text}");
+        assembles_on(&text, Sm::Sm90a);
     }
 }
 

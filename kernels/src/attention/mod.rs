@@ -115,11 +115,11 @@ impl Family for Spec {
         });
     }
 
-    fn grid(&self, _: Sm) -> Grid {
-        cuda::grid(self)
+    fn grid(&self, sm: Sm) -> Grid {
+        cuda::grid(self, sm)
     }
 
-    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
-        cuda::emit(self, module, symbol);
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, sm: Sm) {
+        cuda::emit(self, sm, module, symbol);
     }
 }

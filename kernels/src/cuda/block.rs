@@ -231,13 +231,13 @@ impl<'k> Block<'k> {
         self.call("llvm.nvvm.cp.async.wait.group", &[self.k.int(Ty::I32, left).raw()], &[]);
     }
 
-    /// Members of a structure as values of one type.
-    pub(super) fn members(&self, of: Value<'k, 'k>, count: usize, ty: Ty) -> Vec<V<'k>> {
-        let member = |i: usize| {
+    /// Members of a structure as values.
+    pub(super) fn members(&self, of: Value<'k, 'k>, types: &[Ty]) -> Vec<V<'k>> {
+        let member = |(i, ty): (usize, &Ty)| {
             let position = DenseI64ArrayAttribute::new(self.k.context(), &[i as i64]).into();
-            self.k.value_with("llvm.extractvalue", &[of], ty, &[("position", position)])
+            self.k.value_with("llvm.extractvalue", &[of], *ty, &[("position", position)])
         };
-        (0..count).map(member).collect()
+        types.iter().enumerate().map(member).collect()
     }
 
     pub(super) fn structure(&self, text: &str) -> Type<'k> {
@@ -254,7 +254,7 @@ impl<'k> Block<'k> {
         };
         let result = self.structure("!llvm.struct<(i32, i32, i32, i32)>");
         let loaded = self.call(name, &[self.address(from, SHARED)], &[result]);
-        self.members(loaded[0], 4, Ty::I32)
+        self.members(loaded[0], &[Ty::I32; 4])
     }
 
     /// Two f32 as neighbours of bf16 or f16 in a word.
@@ -280,6 +280,6 @@ impl<'k> Block<'k> {
         let operands: Vec<_> = a.iter().chain(b).map(word).chain(sums.iter().map(|v| v.raw())).collect();
         let name = if bf16 { "llvm.nvvm.mma.m16n8k16.row.col.bf16" } else { "llvm.nvvm.mma.m16n8k16.row.col.f32.f32" };
         let result = self.structure("!llvm.struct<(f32, f32, f32, f32)>");
-        self.members(self.call(name, &operands, &[result])[0], 4, Ty::F32)
+        self.members(self.call(name, &operands, &[result])[0], &[Ty::F32; 4])
     }
 }

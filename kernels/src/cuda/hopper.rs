@@ -56,7 +56,8 @@ impl Layout {
             Swizzle::Bytes32 => 3,
         };
         let leading = if self.outer { self.across } else { 16 };
-        (leading >> 4) << 16 | (8 * self.row() >> 4) << 32 | swizzle << 62
+        let stride = 8 * self.row();
+        (leading / 16) << 16 | (stride / 16) << 32 | swizzle << 62
     }
 }
 
@@ -67,6 +68,14 @@ pub enum Left<'a, 'k> {
     Memory(V<'k>, bool),
     /// The four registers of a fragment, as of [`Block::multiply`].
     Registers(&'a [V<'k>]),
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub enum Sums<'a, 'k> {
+    /// Nothing, for so many sums.
+    Zero(usize),
+    Of(&'a [V<'k>]),
 }
 
 impl<'k> Block<'k> {
@@ -89,6 +98,11 @@ impl<'k> Block<'k> {
     /// Shows barriers that this thread has made to what copies tiles.
     pub fn show_barriers(&self) {
         self.k.asm("fence.mbarrier_init.release.cluster;", "~{memory}", &[], None);
+        self.show_stores();
+    }
+
+    /// Shows what this thread has stored in shared memory to products of groups, and to what copies tiles.
+    pub fn show_stores(&self) {
         self.k.asm("fence.proxy.async.shared::cta;", "~{memory}", &[], None);
     }
 
@@ -117,7 +131,7 @@ impl<'k> Block<'k> {
         k.while_(&[], again, |_| vec![]);
     }
 
-    /// Starts to copy a tile of a tensor map, from the element at `coordinates` on, to shared memory aligned to 1024 bytes; its
+    /// Starts to copy a tile of a tensor map, from the element at `coordinates` on, the first a multiple of 8, to shared memory aligned to 1024 bytes; its
     /// bytes arrive at a barrier. What lies outside of the tensor becomes zero. One thread does it.
     pub fn copy_tile(&self, to: Ptr<'k>, map: Ptr<'k>, coordinates: &[Ix<'k>], barrier: Ptr<'k>) {
         let rank = coordinates.len();
@@ -129,11 +143,6 @@ impl<'k> Block<'k> {
         let mut operands = vec![self.shared_address(to).raw(), map.0.raw(), self.shared_address(barrier).raw()];
         operands.extend(coordinates.iter().map(|c| c.v(self.k).int_to(Elem::I32, false).raw()));
         self.act(&text, &format!("l,l,l{}", ",r".repeat(rank)), &operands);
-    }
-
-    /// Has a tensor map at hand before it is used.
-    pub fn prefetch_map(&self, map: Ptr<'k>) {
-        self.act("prefetch.tensormap [$0];", "l", &[map.0.raw()]);
     }
 
     /// Gives up registers of all threads of a group but for so many a thread, a multiple of 8.
@@ -169,18 +178,27 @@ impl<'k> Block<'k> {
         address | k.int(Ty::I64, layout.bits())
     }
 
-    /// Orders what this thread has done with the registers of sums before products that add to them.
-    pub fn order_products(&self, sums: &[V<'k>]) -> Vec<V<'k>> {
-        let operands: Vec<_> = sums.iter().map(|s| s.raw()).collect();
-        self.on_sums("wgmma.fence.sync.aligned;", "", &operands, sums.len())
+    /// Orders what this thread has done with registers, those of these values above all, before products that use them.
+    pub fn order_products(&self, values: &[V<'k>]) -> Vec<V<'k>> {
+        self.in_place("wgmma.fence.sync.aligned;", "", &[], values)
     }
 
     /// Starts `sums + a b`, where `a` has 64 rows, `b` is a descriptor of twice as many columns as there are sums, `turned` if
     /// neighbours lie along them, and the depth is 16 elements of bf16 or f16. A warp has 16 rows, and a lane of them what it
     /// has of [`Block::multiply`], eight columns after the other. Until [`Block::wait_for_products`] nothing may be done with
     /// the registers of the operands but further products.
-    pub fn start_product(&self, bf16: bool, a: Left<'_, 'k>, (b, turned): (V<'k>, bool), sums: &[V<'k>]) -> Vec<V<'k>> {
-        let (n, ty) = (sums.len(), if bf16 { "bf16" } else { "f16" });
+    pub fn start_product(
+        &self,
+        bf16: bool,
+        a: Left<'_, 'k>,
+        (b, turned): (V<'k>, bool),
+        sums: Sums<'_, 'k>,
+    ) -> Vec<V<'k>> {
+        let (n, sums) = match sums {
+            Sums::Zero(n) => (n, &[][..]),
+            Sums::Of(sums) => (sums.len(), sums),
+        };
+        let ty = if bf16 { "bf16" } else { "f16" };
         let list =
             |from: usize, count: usize| (from..from + count).map(|i| format!("${i}")).collect::<Vec<_>>().join(", ");
         let (left, mut operands, kinds, order) = match a {
@@ -191,15 +209,23 @@ impl<'k> Block<'k> {
         };
         let right = n + operands.len();
         operands.push(b.raw());
-        operands.extend(sums.iter().map(|s| s.raw()));
         let text = format!(
-            "{{ .reg .pred %adds; setp.eq.u32 %adds, 0, 0; wgmma.mma_async.sync.aligned.m64n{}k16.f32.{ty}.{ty} {{{}}}, \
+            "{{ .reg .pred %adds; setp.ne.b32 %adds, {}, 0; wgmma.mma_async.sync.aligned.m64n{}k16.f32.{ty}.{ty} {{{}}}, \
              {left}, ${right}, %adds, 1, 1, {order}{}; }}",
+            i64::from(!sums.is_empty()),
             2 * n,
             list(0, n),
             i64::from(turned)
         );
-        self.on_sums(&text, &format!("{kinds},l"), &operands, n)
+        if sums.is_empty() {
+            return self.registers(
+                &text,
+                &format!("{},{kinds},l", vec!["=f"; n].join(",")),
+                &operands,
+                &vec![Ty::F32; n],
+            );
+        }
+        self.in_place(&text, &format!("{kinds},l"), &operands, sums)
     }
 
     /// Ends a group of products.
@@ -207,26 +233,40 @@ impl<'k> Block<'k> {
         self.k.asm("wgmma.commit_group.sync.aligned;", "~{memory}", &[], None);
     }
 
-    /// Waits until no more than `left` groups of products are under way. The sums are those of products that have ended.
-    pub fn wait_for_products(&self, left: i64, sums: &[V<'k>]) -> Vec<V<'k>> {
-        let text = format!("wgmma.wait_group.sync.aligned {left};");
-        if sums.is_empty() {
-            self.k.asm(&text, "~{memory}", &[], None);
-            return vec![];
-        }
-        let operands: Vec<_> = sums.iter().map(|s| s.raw()).collect();
-        self.on_sums(&text, "", &operands, sums.len())
+    /// Waits until no more than `left` groups of products are under way. The values, sums above all, are those of products that
+    /// have ended.
+    pub fn wait_for_products(&self, left: i64, values: &[V<'k>]) -> Vec<V<'k>> {
+        self.in_place(&format!("wgmma.wait_group.sync.aligned {left};"), "", &[], values)
     }
 
-    /// Text that takes and leaves f32 in the same registers: the last `count` operands, and the results.
-    fn on_sums(&self, text: &str, kinds: &str, operands: &[Value<'k, 'k>], count: usize) -> Vec<V<'k>> {
-        let mut constraints: Vec<String> = vec!["=f".into(); count];
+    /// Text that takes and leaves values, f32 or i32, in the same registers. They come after the other operands.
+    fn in_place(&self, text: &str, kinds: &str, operands: &[Value<'k, 'k>], values: &[V<'k>]) -> Vec<V<'k>> {
+        let mut constraints: Vec<String> =
+            values.iter().map(|v| if v.ty == Ty::F32 { "=f" } else { "=r" }.to_string()).collect();
         constraints.extend(Some(kinds.to_string()).filter(|kinds| !kinds.is_empty()));
-        constraints.extend((0..count).map(|i| i.to_string()));
-        constraints.push("~{memory}".into());
-        let all = vec!["f32"; count].join(", ");
-        let result: Type<'k> = self.structure(&format!("!llvm.struct<({all})>"));
-        let results = self.k.asm_of(text, &constraints.join(","), operands, &[result]);
-        self.members(results[0], count, Ty::F32)
+        constraints.extend((0..values.len()).map(|i| i.to_string()));
+        let operands = [operands, &values.iter().map(|v| v.raw()).collect::<Vec<_>>()].concat();
+        let types: Vec<Ty> = values.iter().map(|v| v.ty).collect();
+        self.registers(text, &constraints.join(","), &operands, &types)
+    }
+
+    /// Text that leaves values of these types.
+    fn registers(&self, text: &str, constraints: &str, operands: &[Value<'k, 'k>], types: &[Ty]) -> Vec<V<'k>> {
+        let constraints =
+            [constraints, "~{memory}"].into_iter().filter(|c| !c.is_empty()).collect::<Vec<_>>().join(",");
+        let one = |ty: &Ty| if *ty == Ty::F32 { "f32" } else { "i32" };
+        match types {
+            [] => {
+                self.k.asm(text, &constraints, operands, None);
+                vec![]
+            }
+            [ty] => self.k.asm(text, &constraints, operands, Some(*ty)).into_iter().collect(),
+            types => {
+                let all: Vec<&str> = types.iter().map(one).collect();
+                let result: Type<'k> = self.structure(&format!("!llvm.struct<({})>", all.join(", ")));
+                let results = self.k.asm_of(text, &constraints, operands, &[result]);
+                self.members(results[0], types)
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ pub mod hopper;
 pub(crate) mod panel;
 pub mod ring;
 pub(crate) mod team;
+pub mod tile;
 
 use crate::{
     Family,
@@ -59,13 +60,15 @@ pub struct Grid {
     pub maps: Vec<TensorMap>,
 }
 
-/// A tensor of two-byte elements of which a kernel copies tiles to shared memory. Where its memory does not begin at a
-/// multiple of 16 bytes, positions along its first dimension count from the last one before.
+/// A tensor of two-byte elements of which a kernel copies tiles to shared memory. The hardware does that where its memory
+/// begins at a multiple of 16 bytes, and tiles at multiples of 8 elements along the first dimension.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TensorMap {
     /// The buffer that it is.
     pub buffer: usize,
     pub elem: ElemType,
+    /// Elements of the buffer before its first.
+    pub offset: Dim,
     /// Its sizes, the one along which neighbours lie first; at most five.
     pub dims: Vec<Dim>,
     /// Elements from one to the next along each dimension but the first: multiples of 8.
@@ -73,6 +76,13 @@ pub struct TensorMap {
     /// Elements of a tile along each dimension: at most 256, and along the first one as many as its swizzle is wide.
     pub tile: Vec<u32>,
     pub swizzle: Swizzle,
+}
+
+impl TensorMap {
+    /// Whether it is known that a map takes elements of two bytes this far apart.
+    pub(crate) fn takes(stride: &Dim) -> bool {
+        stride.as_const().is_none_or(|n| n > 0) && stride.divisor(&[]) % 8 == 0
+    }
 }
 
 /// Within how many bytes the chunks of a tile's rows change places in shared memory, so that chunks above each other are in
@@ -134,12 +144,6 @@ pub fn thread(k: K<'_>) -> Ix<'_> {
 /// How many threads these are.
 pub fn threads(k: K<'_>) -> Ix<'_> {
     blocks(k) * block_threads(k)
-}
-
-/// Bytes from the last multiple of `bytes`, a power of two, to an address.
-pub(crate) fn beyond(address: Ptr<'_>, bytes: i64) -> Ix<'_> {
-    let k = address.0.builder();
-    Ix::Value(k.op1("llvm.ptrtoint", &[address.0], Ty::I64, &[]) & k.int(Ty::I64, bytes - 1))
 }
 
 /// Whether addresses and distances in bytes are multiples of `bytes`, a power of two.

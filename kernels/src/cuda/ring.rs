@@ -1,7 +1,10 @@
 //! Stages in shared memory that one thread fills and warps empty, going round: each has a barrier that says it is full and
 //! one that says it is empty.
 
-use super::{block::Block, hopper::BARRIER_BYTES};
+use super::{
+    block::Block,
+    hopper::{BARRIER_BYTES, GROUP},
+};
 use crate::build::{Ix, Ptr, Ty, V};
 
 /// The ring of a block.
@@ -81,6 +84,18 @@ impl<'k> Ring<'k> {
         self.block.wait(self.empty(turn.stage), other);
         self.block.arrive_for(self.full(turn.stage), self.stage_bytes);
         copies(self.stage(turn.stage), self.full(turn.stage));
+    }
+
+    /// The same by all threads of a group, of which this is number `thread`, by stores. They meet at the block's barrier
+    /// `number`.
+    pub fn fill_by_group(&self, turn: Turn<'k>, (thread, number): (Ix<'k>, i64), stores: impl FnOnce(Ptr<'k>)) {
+        let (k, block) = (self.block.k, self.block);
+        let other = turn.parity ^ k.int(Ty::I32, 1);
+        block.wait(self.empty(turn.stage), other);
+        stores(self.stage(turn.stage));
+        block.show_stores();
+        block.meet(number.into(), GROUP);
+        k.if_(thread.eq(0), || block.arrive(self.full(turn.stage)));
     }
 
     /// Waits until the stage is full.

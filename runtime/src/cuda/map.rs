@@ -24,8 +24,8 @@ fn number(elem: ElemType) -> Option<c_int> {
     }
 }
 
-/// Makes the map of a tensor at an address. Where the address is no multiple of 16 bytes, the map begins at the one before,
-/// and the kernel counts from there. A tensor without elements has a map of nothing.
+/// Makes the map of a tensor at an address. Where the tensor has no elements or the address is no multiple of 16 bytes, it is
+/// a map of nothing: the kernel does not use it.
 pub(super) fn encode(
     device: &super::Device,
     what: &str,
@@ -46,10 +46,10 @@ pub(super) fn encode(
     }
     tile.iter_mut().zip(&map.tile).for_each(|(to, n)| *to = *n);
     let mut encoded = Encoded([0; 16]);
-    if dims.contains(&0) {
+    let at = at + map.offset.eval_size(symbols).map_err(size)? as u64;
+    if dims.contains(&0) || !at.is_multiple_of(BASE) {
         return Ok(encoded);
     }
-    dims[0] += at % BASE / map.elem.size() as u64;
     let swizzle = match map.swizzle {
         Swizzle::None => 0,
         Swizzle::Bytes32 => 1,
@@ -64,7 +64,7 @@ pub(super) fn encode(
     device.call(what, |_| {
         let (dims, strides, tile, steps) = (dims.as_ptr(), strides.as_ptr(), tile.as_ptr(), steps.as_ptr());
         // SAFETY: there are as many of each as the rank says, and `to` has 128 bytes aligned to 64.
-        unsafe { make(to, elem, rank, at - at % BASE, dims, strides, tile, steps, 0, swizzle, PROMOTION, 0) }
+        unsafe { make(to, elem, rank, at, dims, strides, tile, steps, 0, swizzle, PROMOTION, 0) }
     })?;
     Ok(encoded)
 }

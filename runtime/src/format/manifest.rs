@@ -175,14 +175,16 @@ pub struct Kernel {
     pub maps: Vec<TensorMap>,
 }
 
-/// A tensor of which a GPU's kernel copies tiles. Where its memory does not begin at a multiple of 16 bytes, the kernel
-/// counts the elements of its first dimension from the last one before.
+/// A tensor of which a GPU's kernel has tiles copied, where its memory begins at a multiple of 16 bytes; else the kernel
+/// copies them itself.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TensorMap {
     /// The argument that is its memory.
     pub arg: u32,
     /// Of two bytes.
     pub elem: ElemType,
+    /// Bytes of the argument before its first element.
+    pub offset: SizeExpr,
     /// Its sizes, the one along which neighbours lie first; at most five.
     pub dims: Vec<SizeExpr>,
     /// Bytes from one element to the next along each dimension but the first: multiples of 16.

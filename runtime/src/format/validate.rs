@@ -78,7 +78,7 @@ fn is_map(map: &TensorMap, symbols: usize) -> bool {
     let rank = map.dims.len();
     (1..=5).contains(&rank)
         && (map.strides.len() + 1, map.tile.len()) == (rank, rank)
-        && map.dims.iter().chain(&map.strides).all(|size| size.is_well_formed(symbols))
+        && map.dims.iter().chain(&map.strides).chain([&map.offset]).all(|size| size.is_well_formed(symbols))
         && map.tile.iter().all(|n| (1..=256).contains(n))
         && map.elem.size() == 2
 }

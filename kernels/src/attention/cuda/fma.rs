@@ -1,7 +1,7 @@
 //! Attention by multiply-adds, for all floats but f64: 256 threads as a square of 16 by 16, each of which has 4 by 4 scores
 //! and results. Queries, keys and values go through shared memory in slices of their depth.
 
-use super::{Head, KEYS, Place, QUERIES, Spec};
+use super::{Head, KEYS, Place, QUERIES, Spec, TILE};
 use crate::{
     abi::ModuleBuilder,
     build::{Elem, Ix, Ptr, Ty, V},
@@ -38,7 +38,7 @@ const _: () = assert!(SLICES >= KEYS * PITCH);
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
     block::kernel(spec, module, symbol, 4 * (SLICES + SHARES), |kernel, block, memory, task| {
         let (down, across) = (block.thread.div(SIDE) * WIDTH, block.thread.rem(SIDE) * WIDTH);
-        let place = Place::new(spec, kernel, block, task);
+        let place = Place::new(spec, kernel, block, task, TILE);
         Task { place, memory, down, across }.run();
     });
 }

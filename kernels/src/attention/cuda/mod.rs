@@ -2,6 +2,7 @@
 //! "FlashAttention-2" (2023).
 
 mod fma;
+mod hopper;
 mod tensor;
 
 use super::Spec;
@@ -10,7 +11,7 @@ use crate::{
     abi::{Kernel, ModuleBuilder},
     build::{Bool, Cmp, Ix, K, Ptr, Ty, V},
     cpu::ONE_LANE,
-    cuda::{Grid, block::Block},
+    cuda::{Grid, Sm, block::Block},
     scalar,
 };
 use kiln_ir::types::Kind;
@@ -18,6 +19,14 @@ use kiln_ir::types::Kind;
 /// Queries of a block, and keys of a step.
 const QUERIES: i64 = 64;
 const KEYS: i64 = 64;
+const TILE: Tile = Tile { queries: QUERIES, keys: KEYS };
+
+#[derive(Clone, Copy)]
+struct Tile {
+    queries: i64,
+    keys: i64,
+}
+
 /// Exponentials are powers of two.
 const LOG2_E: f64 = std::f64::consts::LOG2_E;
 
@@ -26,11 +35,13 @@ enum Way {
     Plain,
     Fma,
     Tensor,
+    Hopper,
 }
 
 impl Way {
-    fn of(spec: &Spec) -> Way {
+    fn of(spec: &Spec, sm: Sm) -> Way {
         match () {
+            () if sm == Sm::Sm90a && hopper::serves(spec) => Way::Hopper,
             () if tensor::serves(spec) => Way::Tensor,
             () if fma::serves(spec) => Way::Fma,
             () => Way::Plain,
@@ -38,21 +49,23 @@ impl Way {
     }
 }
 
-pub(super) fn grid(spec: &Spec) -> Grid {
-    let threads = match Way::of(spec) {
+pub(super) fn grid(spec: &Spec, sm: Sm) -> Grid {
+    let tasks = |queries: i64| spec.batch.clone() * spec.heads.clone() * spec.queries.ceil_div(&queries.into());
+    let threads = match Way::of(spec, sm) {
+        Way::Hopper => return hopper::grid(spec, tasks(hopper::TILE.queries)),
         Way::Plain => return Grid::plain(spec),
         Way::Fma => fma::THREADS,
         Way::Tensor => tensor::THREADS,
     };
-    let tasks = spec.batch.clone() * spec.heads.clone() * spec.queries.ceil_div(&QUERIES.into());
-    Grid::new(tasks, threads as u32, 1)
+    Grid::new(tasks(QUERIES), threads as u32, 1)
 }
 
-pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
-    match Way::of(spec) {
+pub(super) fn emit(spec: &Spec, sm: Sm, module: &mut ModuleBuilder<'_>, symbol: &str) {
+    match Way::of(spec, sm) {
         Way::Plain => spec.emit(module, symbol, &ONE_LANE),
         Way::Fma => fma::emit(spec, module, symbol),
         Way::Tensor => tensor::emit(spec, module, symbol),
+        Way::Hopper => hopper::emit(spec, module, symbol),
     }
 }
 
@@ -76,6 +89,12 @@ struct Place<'s, 'k> {
     spec: &'s Spec,
     k: K<'k>,
     block: Block<'k>,
+    tile: Tile,
+    /// What scores are multiplied by within the exponentials, where that is not done before.
+    late: Option<V<'k>>,
+    batch: Ix<'k>,
+    head: Ix<'k>,
+    kv_head: Ix<'k>,
     first: Ix<'k>,
     /// The numbers of queries and keys.
     queries: Ix<'k>,
@@ -88,10 +107,10 @@ struct Place<'s, 'k> {
 }
 
 impl<'s, 'k> Place<'s, 'k> {
-    fn new(spec: &'s Spec, kernel: &Kernel<'k>, block: Block<'k>, task: Ix<'k>) -> Place<'s, 'k> {
+    fn new(spec: &'s Spec, kernel: &Kernel<'k>, block: Block<'k>, task: Ix<'k>, tile: Tile) -> Place<'s, 'k> {
         let [heads, kv_heads, queries, keys] =
             [&spec.heads, &spec.kv_heads, &spec.queries, &spec.keys].map(|d| kernel.size(d));
-        let parts = queries.ceil_div(QUERIES);
+        let parts = queries.ceil_div(tile.queries);
         // The last queries first: under a causal mask they see the most keys.
         let (part, of) = (parts - 1 - task.rem(parts), task.div(parts));
         let (batch, h) = (of.div(heads), of.rem(heads));
@@ -112,7 +131,12 @@ impl<'s, 'k> Place<'s, 'k> {
             spec,
             k: kernel.k,
             block,
-            first: part * QUERIES,
+            tile,
+            late: None,
+            batch,
+            head: h,
+            kv_head: group,
+            first: part * tile.queries,
             queries,
             keys,
             q: head(0, &spec.q, h),
@@ -131,22 +155,37 @@ impl<'s, 'k> Place<'s, 'k> {
     /// Runs of keys that any query of the block sees.
     fn steps(&self) -> Ix<'k> {
         let end = match self.spec.causal {
-            true => (self.first + QUERIES + self.ahead()).min(self.keys).max(0),
+            true => (self.first + self.tile.queries + self.ahead()).min(self.keys).max(0),
             false => self.keys,
         };
-        end.ceil_div(KEYS)
+        end.ceil_div(self.tile.keys)
     }
 
-    /// Scores as exponents of two, minus infinity where a query does not see the key, for the keys from `first` on;
+    /// What makes scores exponents of two.
+    fn scale(&self) -> V<'k> {
+        self.k.float(Ty::F32, self.spec.scale.as_f64() * LOG2_E)
+    }
+
+    /// Has scores be scaled within the exponentials, which saves a multiplication. They are compared before that, and masks
+    /// are not scaled: so only without one, and not by a negative number.
+    fn scale_late(&mut self) {
+        if self.mask.is_none() && self.spec.scale.as_f64() > 0.0 {
+            self.late = Some(self.scale());
+        }
+    }
+
+    /// Scores as exponents of two unless that comes [late](Place::scale_late), minus infinity where a query does not see the key, for the keys from `first` on;
     /// `place(i)` is the query and the key of score `i`.
     fn seen(&self, first: Ix<'k>, scores: &[V<'k>], place: impl Fn(i64) -> (Ix<'k>, Ix<'k>)) -> Vec<V<'k>> {
-        let k = self.k;
-        let scale = k.float(Ty::F32, self.spec.scale.as_f64() * LOG2_E);
-        let scaled: Vec<V> = scores.iter().map(|s| *s * scale).collect();
-        let all = (first + KEYS).le(self.keys);
+        let (k, count) = (self.k, self.tile.keys);
+        let scaled: Vec<V> = match self.late {
+            Some(_) => scores.to_vec(),
+            None => scores.iter().map(|s| *s * self.scale()).collect(),
+        };
+        let all = (first + count).le(self.keys);
         let all = match (self.spec.causal, &self.mask) {
             (_, Some(_)) => Bool::Const(false),
-            (true, None) => all.and((first + KEYS).le(self.first + self.ahead() + 1)),
+            (true, None) => all.and((first + count).le(self.first + self.ahead() + 1)),
             (false, None) => all,
         };
         let some = || scaled.iter().enumerate().map(|(i, score)| self.seen_one(place(i as i64), *score)).collect();
@@ -181,13 +220,21 @@ impl<'s, 'k> Place<'s, 'k> {
     /// Makes the scores of a row, of which `lanes` neighbouring lanes each have some, its shares: powers of two. The state
     /// is the maximum, and the sum of this lane's shares. Returns what earlier results are multiplied by.
     fn share(&self, scores: &mut [V<'k>], lanes: i64, [max, sum]: [&mut V<'k>; 2]) -> V<'k> {
-        let own = scores.iter().copied().reduce(|a, b| a.max_or(b)).expect("a row has scores");
-        let all = self.block.combine(&[own], lanes, |a, b| vec![a[0].max_or(b[0])])[0].max_or(*max);
+        let larger = |a: V<'k>, b: V<'k>| self.k.call_intrinsic("llvm.nvvm.fmax.f", &[a, b], Ty::F32);
+        let own = scores.iter().copied().reduce(larger).expect("a row has scores");
+        let all = larger(self.block.combine(&[own], lanes, |a, b| vec![larger(a[0], b[0])])[0], *max);
         // Where no key has been seen yet nothing is subtracted: infinities would leave NaN.
         let nothing = all.cmp(Cmp::Eq, all.like(f64::NEG_INFINITY));
         let from = nothing.select(all.like(0.0), all);
-        scores.iter_mut().for_each(|score| *score = self.power(*score - from));
-        let scale = self.power(*max - from);
+        let exponent: Box<dyn Fn(V<'k>) -> V<'k>> = match self.late {
+            None => Box::new(|score| score - from),
+            Some(scale) => {
+                let from = -(from * scale);
+                Box::new(move |score| score.fma(scale, from))
+            }
+        };
+        scores.iter_mut().for_each(|score| *score = self.power(exponent(*score)));
+        let scale = self.power(exponent(*max));
         *sum = scores.iter().fold(*sum * scale, |sum, share| sum + *share);
         *max = all;
         scale

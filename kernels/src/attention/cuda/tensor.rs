@@ -4,7 +4,7 @@
 //! Rows of queries, keys and values lie in shared memory as chunks of 16 bytes, a power of two of them a row, which change
 //! places so that the eight of a matrix of `ldmatrix`, one above the other, are in different banks.
 
-use super::{Head, KEYS, Place, QUERIES, Spec};
+use super::{Head, KEYS, Place, QUERIES, Spec, TILE};
 use crate::{
     abi::ModuleBuilder,
     build::{Bool, Elem, Ix, Ptr, Ty, V},
@@ -49,7 +49,7 @@ fn shared(spec: &Spec) -> [i64; 3] {
 
 pub(super) fn emit(spec: &Spec, module: &mut ModuleBuilder<'_>, symbol: &str) {
     block::kernel(spec, module, symbol, shared(spec).iter().sum(), |kernel, block, memory, task| {
-        Task::new(Place::new(spec, kernel, block, task), memory).run();
+        Task::new(Place::new(spec, kernel, block, task, TILE), memory).run();
     });
 }
 

@@ -14,10 +14,11 @@ use crate::{
     abi::{Entry, Kernel, ModuleBuilder},
     build::{Elem, Ix, Ptr, Ty, V},
     cuda::{
-        Grid, Swizzle, TensorMap, beyond,
+        Grid, Swizzle, TensorMap,
         block::{Block, WARP},
-        hopper::{self, DEPTH, GROUP, LAUNCH_BYTES, Layout, Left},
+        hopper::{self, DEPTH, GROUP, LAUNCH_BYTES, Layout, Left, Sums},
         ring::{Ring, Turn},
+        tile,
     },
     matmul::{Matrix, Rhs, Spec, pack::PANEL},
 };
@@ -40,7 +41,6 @@ const _: () = assert!(GROUP * FEW + CONSUMERS * GROUP * MANY <= hopper::REGISTER
 const STRIP: [i64; 2] = [16, 32];
 const STRIP_PAD: i64 = 8;
 const STRIP_BYTES: i64 = STRIP[0] * (STRIP[1] + STRIP_PAD) * 4;
-const CHUNK: i64 = 8;
 
 /// Columns of a tile of 128 rows, and stages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,6 +117,19 @@ impl Side {
         }
     }
 
+    /// Hands the tiles of a part to `copy`: where it lies among the part's bytes, and its first element but for the batch.
+    fn tiles<'k>(&self, outer: Ix<'k>, depth: Ix<'k>, copy: impl Fn(i64, &[Ix<'k>])) {
+        match self.form {
+            Form::Rows(operand::Layout::Depth) => copy(0, &[depth, outer]),
+            Form::Rows(operand::Layout::Outer) => {
+                for at in (0..self.width).step_by(PART as usize) {
+                    copy(at * PART * 2, &[outer + at, depth]);
+                }
+            }
+            Form::Panels => copy(0, &[0.into(), depth, outer.div(PANEL)]),
+        }
+    }
+
     /// The tensor in buffer `buffer`, if it is one that the hardware copies tiles of.
     fn map(&self, spec: &Spec, buffer: usize) -> Option<TensorMap> {
         let (matrix, outer) = match (buffer, &spec.b) {
@@ -126,6 +139,7 @@ impl Side {
                 return Some(TensorMap {
                     buffer,
                     elem: *elem,
+                    offset: 0.into(),
                     dims: vec![PANEL.into(), spec.k.clone(), spec.n.ceil_div(&PANEL.into())],
                     strides: vec![PANEL.into(), spec.k.clone() * PANEL.into()],
                     tile: [PANEL, PART, self.width / PANEL].map(|n| n as u32).to_vec(),
@@ -146,11 +160,21 @@ impl Side {
         }
         let mut tile: Vec<u32> = tile.map(|n| n as u32).to_vec();
         tile.resize(dims.len(), 1);
-        let whole = |stride: &Dim| stride.as_const().is_none_or(|n| n > 0) && stride.divisor(&[]) % CHUNK == 0;
-        let well = dims.len() <= 5 && strides.iter().all(whole);
-        well.then_some(TensorMap { buffer, elem: matrix.elem, dims, strides, tile, swizzle: Swizzle::Bytes128 })
+        let well = dims.len() <= 5 && strides.iter().all(TensorMap::takes);
+        well.then_some(TensorMap {
+            buffer,
+            elem: matrix.elem,
+            offset: 0.into(),
+            dims,
+            strides,
+            tile,
+            swizzle: Swizzle::Bytes128,
+        })
     }
 }
+
+/// Copies a tile of side 0 or 1 to shared memory, from an element on.
+type Copy<'a, 'k> = &'a dyn Fn(usize, Ptr<'k>, &[Ix<'k>]);
 
 /// The two sides, and their maps, if the hardware copies both.
 fn sides(spec: &Spec, tile: Tile) -> Option<([Side; 2], Vec<TensorMap>)> {
@@ -170,7 +194,7 @@ pub(super) fn grid(spec: &Spec, tile: Tile, tasks: Dim) -> Grid {
 
 pub(super) fn emit(spec: &Spec, tile: Tile, module: &mut ModuleBuilder<'_>, symbol: &str) {
     let name = format!("{symbol}_shared");
-    let (sides, _) = sides(spec, tile).expect("it is served");
+    let (sides, maps) = sides(spec, tile).expect("it is served");
     module.launch_memory(&name);
     module.cuda(symbol, spec.buffers().len(), &spec.size_args(), |entry| {
         let block = Block::new(entry.kernel.k);
@@ -178,7 +202,8 @@ pub(super) fn emit(spec: &Spec, tile: Tile, module: &mut ModuleBuilder<'_>, symb
         let strips = shared.bytes(tile.stages * tile.stage_bytes());
         let barriers = strips.bytes(WARPS * STRIP_BYTES);
         let ring = Ring::new(block, (shared, barriers), tile.stages, tile.stage_bytes());
-        let job = Job { spec, kernel: &entry.kernel, entry: &entry, block, tile, sides: &sides, ring, strips };
+        let job =
+            Job { spec, kernel: &entry.kernel, entry: &entry, block, tile, sides: &sides, maps: &maps, ring, strips };
         job.run();
     });
 }
@@ -190,6 +215,7 @@ struct Job<'s, 'k> {
     block: Block<'k>,
     tile: Tile,
     sides: &'s [Side; 2],
+    maps: &'s [TensorMap],
     ring: Ring<'k>,
     strips: Ptr<'k>,
 }
@@ -206,8 +232,12 @@ impl<'k> Job<'_, 'k> {
             body();
             vec![]
         };
-        let copies = block.thread.lt(GROUP);
-        k.if_else(copies, || statement(&|| self.copy()), || statement(&|| self.multiply()));
+        let copies = || {
+            block.give_registers(FEW);
+            let by_hardware = tile::can_copy(self.kernel, self.maps);
+            k.if_else(by_hardware, || statement(&|| self.copy()), || statement(&|| self.store()));
+        };
+        k.if_else(block.thread.lt(GROUP), || statement(&copies), || statement(&|| self.multiply()));
     }
 
     fn steps(&self) -> Ix<'k> {
@@ -218,54 +248,50 @@ impl<'k> Job<'_, 'k> {
         Place::of(self.spec, self.kernel, task, self.tile.size())
     }
 
-    /// What the first group does: its first thread fills the ring.
+    /// What the first group does: its first thread has the hardware fill the ring.
     fn copy(&self) {
-        let (k, block) = (self.kernel.k, self.block);
-        block.give_registers(FEW);
-        k.if_(block.thread.eq(0), || {
-            self.entry.maps.iter().for_each(|map| block.prefetch_map(*map));
-            // Elements between where the maps begin and the operands do.
-            let before: Vec<Ix> = (0..2).map(|i| beyond(self.kernel.buffer(i), 16).div(2)).collect();
-            block.tasks_carry(self.kernel.hi, &self.ring.first().values(), |task, turn| {
-                let place = self.place(task);
-                let turn = k.for_carry(0, self.steps(), 1, turn, |step, turn| {
-                    let turn = Turn::from(turn);
-                    self.ring.fill(turn, |stage, barrier| {
-                        let [a, b] = self.sides;
-                        let depth = step * PART;
-                        let maps = &self.entry.maps;
-                        self.bring(a, (stage, maps[0], barrier), &place, (place.row, depth, before[0]));
-                        let stage = stage.bytes(ROWS * PART * 2);
-                        self.bring(b, (stage, maps[1], barrier), &place, (place.column, depth, before[1]));
-                    });
-                    self.ring.next(turn).values().to_vec()
+        let maps = &self.entry.maps;
+        self.kernel.k.if_(self.block.thread.eq(0), || {
+            self.fill(|turn, tiles| {
+                self.ring.fill(turn, |stage, barrier| {
+                    tiles(stage, &|side, to, at| self.block.copy_tile(to, maps[side], at, barrier));
                 });
-                turn.to_vec()
             });
         });
     }
 
-    /// Starts the copies of a part of an operand.
-    fn bring(
-        &self,
-        side: &Side,
-        (to, map, barrier): (Ptr<'k>, Ptr<'k>, Ptr<'k>),
-        place: &Place<'k>,
-        (outer, depth, before): (Ix<'k>, Ix<'k>, Ix<'k>),
-    ) {
-        let batch: Vec<Ix> = side.batch.iter().map(|axis| place.batch[*axis]).collect();
-        let copy = |to: Ptr<'k>, first: &[Ix<'k>]| {
-            self.block.copy_tile(to, map, &[first, &batch].concat(), barrier);
-        };
-        match side.form {
-            Form::Rows(operand::Layout::Depth) => copy(to, &[depth + before, outer]),
-            Form::Rows(operand::Layout::Outer) => {
-                for at in (0..side.width).step_by(PART as usize) {
-                    copy(to.bytes(at * PART * 2), &[outer + before + at, depth]);
-                }
-            }
-            Form::Panels => copy(to, &[0.into(), depth, outer.div(PANEL)]),
-        }
+    /// The same where the hardware cannot: all threads of the group do it.
+    fn store(&self) {
+        let (thread, number) = (self.block.thread, 1);
+        self.fill(|turn, tiles| {
+            self.ring.fill_by_group(turn, (thread, number), |stage| {
+                let copy = |side: usize, to, at: &[Ix<'k>]| {
+                    tile::copy(self.block, self.kernel, &self.maps[side], to, at, thread);
+                };
+                tiles(stage, &copy);
+            });
+        });
+    }
+
+    /// Goes round the ring: `fill` fills a stage with the tiles that it is given.
+    fn fill(&self, fill: impl FnOnce(Turn<'k>, &dyn Fn(Ptr<'k>, Copy<'_, 'k>))) {
+        let k = self.kernel.k;
+        self.block.tasks_carry(self.kernel.hi, &self.ring.first().values(), |task, turn| {
+            let place = self.place(task);
+            k.for_carry(0, self.steps(), 1, turn, |step, turn| {
+                let turn = Turn::from(turn);
+                fill(turn, &|stage, copy| {
+                    for (i, (side, first)) in self.sides.iter().zip([place.row, place.column]).enumerate() {
+                        let to = stage.bytes(i as i64 * ROWS * PART * 2);
+                        let batch: Vec<Ix> = side.batch.iter().map(|axis| place.batch[*axis]).collect();
+                        side.tiles(first, step * PART, |at, from| {
+                            copy(i, to.bytes(at), &[from, &batch].concat());
+                        });
+                    }
+                });
+                self.ring.next(turn).values().to_vec()
+            })
+        });
     }
 
     /// What the other groups do.
@@ -309,7 +335,7 @@ impl<'k> Job<'_, 'k> {
         for step in 0..PART / DEPTH {
             let at = |first: V<'k>, layout: Layout| first + k.int(Ty::I64, step * layout.step() / 16);
             let a = Left::Memory(at(a, left), left.outer);
-            sums = block.start_product(bf16, a, (at(b, right), right.outer), &sums);
+            sums = block.start_product(bf16, a, (at(b, right), right.outer), Sums::Of(&sums));
         }
         block.commit_products();
         sums

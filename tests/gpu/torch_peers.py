@@ -34,6 +34,32 @@ def over(elem, shape, function):
     return lambda: function(x)
 
 
+def tours(rows, n=10, hidden=128):
+    """The pointer network of the examples: an LSTM reads the points, another one points at the next of a tour."""
+    encoder = torch.nn.LSTM(2, hidden, batch_first=True).cuda()
+    decoder = torch.nn.LSTMCell(2, hidden).cuda()
+    w1, w2, v = (torch.nn.Linear(hidden, m, bias=False).cuda() for m in (hidden, hidden, 1))
+    points, go = torch.rand(rows, n, 2, device="cuda"), torch.zeros(2, device="cuda")
+
+    @torch.no_grad()
+    def forward():
+        encoded, (h, c) = encoder(points)
+        keys, h, c, x = w1(encoded), h[0], c[0], go.expand(rows, 2)
+        seen = torch.zeros(rows, n, dtype=torch.bool, device="cuda")
+        log_probability, picks = torch.zeros(rows, device="cuda"), []
+        for _ in range(n):
+            h, c = decoder(x, (h, c))
+            scores = v(torch.tanh(keys + w2(h)[:, None])).squeeze(-1).masked_fill(seen, float("-inf"))
+            pick = scores.argmax(1, keepdim=True)
+            log_probability = log_probability + scores.log_softmax(1).amax(1)
+            seen = seen.scatter(1, pick, True)
+            x = points.gather(1, pick[..., None].expand(rows, 1, 2))[:, 0]
+            picks.append(pick)
+        return torch.cat(picks, 1), log_probability
+
+    return torch.compile(forward, mode="max-autotune")
+
+
 PEERS = {
     "copy": lambda e: over(e, (1 << 26,), torch.neg),
     "gelu": lambda e: over(e, (1 << 26,), F.gelu),
@@ -51,6 +77,8 @@ PEERS = {
         lambda x, i: lambda: x[i])(made(e, 32000, 1024), torch.randint(32000, (16384,), device="cuda")),
     "attention_32x12x128x32": lambda e: attention(e, 32, 12, 128, 32),
     "attention_1x16x2048x128_causal": lambda e: attention(e, 1, 16, 2048, 128, True),
+    "ptrnet_tsp_1x10": lambda e: tours(1),
+    "ptrnet_tsp_128x10": lambda e: tours(128),
     "attention_1x16x8192x128_causal": lambda e: attention(e, 1, 16, 8192, 128, True),
 }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "programs and a test each use their part")]
 
 use super::contents::Bundle;
+use kiln_frontend::LoadOptions;
 use kiln_ir::{
     ElemType,
     sample::{Domain, Random, tensor},
@@ -166,6 +167,16 @@ pub fn kernels(bundle: &mut Bundle<'_>, folder: &Path) -> Result<(), String> {
                 [*flops, elements.map(|n| n * size)],
             )?;
         }
+    }
+    Ok(())
+}
+
+/// Tours through ten points by the pointer network that the bundle has: one, and many at once.
+pub fn tours(bundle: &mut Bundle<'_>, model: &Path) -> Result<(), String> {
+    let module = kiln_frontend::load(model, &LoadOptions::default()).map_err(|e| e.to_string())?.module;
+    for rows in [1, 128] {
+        let (name, sizes) = (format!("ptrnet_tsp_{rows}x10_f32"), [("B", rows), ("N", 10)]);
+        bundle.bench(&name, ("ptrnet-tsp.kiln", &module, "forward"), &sizes, 2, [None, None])?;
     }
     Ok(())
 }

@@ -28,6 +28,7 @@ fn main() -> Result<(), String> {
         bundle.model(name, &models.join(name), &[&[], &[("B", 3)]], Some(&[("B", batch), ("N", 50)]))?;
     }
     println!("benches");
+    benches::tours(&mut bundle, &models.join("ptrnet-tsp"))?;
     let scratch = tempfile::tempdir().map_err(|e| e.to_string())?;
     benches::kernels(&mut bundle, scratch.path())?;
     for elem in [ElemType::F32, ElemType::BF16] {

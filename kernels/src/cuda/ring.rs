@@ -46,11 +46,11 @@ impl<'k> Ring<'k> {
         Ring { block, stages, barriers, count, stage_bytes }
     }
 
-    /// Makes the barriers, for so many warps that empty stages. One thread does it; then come
+    /// Makes the barriers, for so many that arrive at a full stage and warps that empty one. One thread does it; then come
     /// [`Block::show_barriers`] and a meeting of the block.
-    pub fn make(&self, warps: i64) {
+    pub fn make(&self, fillers: i64, warps: i64) {
         for stage in 0..self.count {
-            self.block.make_barrier(self.full(stage.into()), 1);
+            self.block.make_barrier(self.full(stage.into()), fillers);
             self.block.make_barrier(self.empty(stage.into()), warps);
         }
     }
@@ -70,7 +70,8 @@ impl<'k> Ring<'k> {
         self.stages.bytes(stage * self.stage_bytes)
     }
 
-    fn full(&self, stage: Ix<'k>) -> Ptr<'k> {
+    /// The barrier of a stage that waits for those who fill it.
+    pub fn full(&self, stage: Ix<'k>) -> Ptr<'k> {
         self.barriers.bytes(stage * BARRIER_BYTES)
     }
 
@@ -80,22 +81,25 @@ impl<'k> Ring<'k> {
 
     /// Waits until the stage is empty and fills it: `copies` starts copies to it of all its bytes, which arrive at a barrier.
     pub fn fill(&self, turn: Turn<'k>, copies: impl FnOnce(Ptr<'k>, Ptr<'k>)) {
-        let other = turn.parity ^ self.block.k.int(Ty::I32, 1);
-        self.block.wait(self.empty(turn.stage), other);
+        self.wait_empty(turn);
         self.block.arrive_for(self.full(turn.stage), self.stage_bytes);
         copies(self.stage(turn.stage), self.full(turn.stage));
     }
 
-    /// The same by all threads of a group, of which this is number `thread`, by stores. They meet at the block's barrier
-    /// `number`.
-    pub fn fill_by_group(&self, turn: Turn<'k>, (thread, number): (Ix<'k>, i64), stores: impl FnOnce(Ptr<'k>)) {
+    /// Waits until the stage is empty.
+    pub fn wait_empty(&self, turn: Turn<'k>) {
+        let other = turn.parity ^ self.block.k.int(Ty::I32, 1);
+        self.block.wait(self.empty(turn.stage), other);
+    }
+
+    /// The same by all threads of a group, by stores, the first for all `fillers`. They meet at the block's barrier `number`.
+    pub fn fill_by_group(&self, turn: Turn<'k>, (fillers, number): (i64, i64), stores: impl FnOnce(Ptr<'k>)) {
         let (k, block) = (self.block.k, self.block);
-        let other = turn.parity ^ k.int(Ty::I32, 1);
-        block.wait(self.empty(turn.stage), other);
+        self.wait_empty(turn);
         stores(self.stage(turn.stage));
         block.show_stores();
         block.meet(number.into(), GROUP);
-        k.if_(thread.eq(0), || block.arrive(self.full(turn.stage)));
+        k.if_(block.thread.eq(0), || (0..fillers).for_each(|_| block.arrive(self.full(turn.stage))));
     }
 
     /// Waits until the stage is full.

@@ -174,7 +174,7 @@ impl<'s, 'k> Job<'s, 'k> {
         let (k, block) = (self.block.k, self.block);
         let rings = [self.queries, self.keys, self.values];
         k.if_(block.thread.eq(0), || {
-            rings.iter().for_each(|ring| ring.make(WARPS));
+            rings.iter().for_each(|ring| ring.make(1, WARPS));
             block.show_barriers();
         });
         block.barrier();
@@ -218,7 +218,7 @@ impl<'s, 'k> Job<'s, 'k> {
     fn store(&self) {
         let thread = self.block.thread;
         self.fill(&|ring, turn, buffer, tiles| {
-            ring.fill_by_group(turn, (thread, STORES), |to| {
+            ring.fill_by_group(turn, (1, STORES), |to| {
                 let (map, _) = &self.maps[buffer];
                 tiles(to, &|to, at| tile::copy(self.block, &self.entry.kernel, map, to, at, thread));
             });

@@ -1,5 +1,5 @@
 //! A tile of *C* a block at a time, by the products of warp groups of Hopper: a thread has the hardware copy parts of *A* and
-//! *B* to a ring of stages in shared memory, and two groups, each of which has 64 rows of sums, multiply what is there. As
+//! *B*, unless that is panels, to a ring of stages in shared memory, and two groups, each of which has 64 rows of sums, multiply what is there. As
 //! many blocks as there are multiprocessors go from tile to tile; while one ends, parts of the next are on their way.
 //!
 //! This is the form of CUTLASS's "warp-specialized persistent cooperative" kernels (NVIDIA, 2023).
@@ -12,10 +12,10 @@ use super::{
 use crate::{
     Family,
     abi::{Entry, Kernel, ModuleBuilder},
-    build::{Elem, Ix, Ptr, Ty, V},
+    build::{Bool, Cmp, Elem, Ix, Ptr, Ty, V},
     cuda::{
         Grid, Swizzle, TensorMap,
-        block::{Block, WARP},
+        block::{Block, CHUNK, CHUNK_BYTES, WARP},
         hopper::{self, DEPTH, GROUP, LAUNCH_BYTES, Layout, Left, Sums},
         ring::{Ring, Turn},
         tile,
@@ -188,7 +188,9 @@ pub(super) fn serves(spec: &Spec, tile: Tile) -> bool {
 }
 
 pub(super) fn grid(spec: &Spec, tile: Tile, tasks: Dim) -> Grid {
-    let maps = sides(spec, tile).map_or(vec![], |(_, maps)| maps);
+    let mut maps = sides(spec, tile).map_or(vec![], |(_, maps)| maps);
+    // Panels are copied otherwise.
+    maps.truncate(if matches!(spec.b, Rhs::Packed(_)) { 1 } else { 2 });
     Grid { shared_bytes: tile.shared_bytes() as u32, resident: true, maps, ..Grid::new(tasks, THREADS as u32, 1) }
 }
 
@@ -224,7 +226,7 @@ impl<'k> Job<'_, 'k> {
     fn run(&self) {
         let (k, block) = (self.kernel.k, self.block);
         k.if_(block.thread.eq(0), || {
-            self.ring.make(WARPS);
+            self.ring.make(self.fillers(), WARPS);
             block.show_barriers();
         });
         block.barrier();
@@ -235,9 +237,20 @@ impl<'k> Job<'_, 'k> {
         let copies = || {
             block.give_registers(FEW);
             let by_hardware = tile::can_copy(self.kernel, self.maps);
-            k.if_else(by_hardware, || statement(&|| self.copy()), || statement(&|| self.store()));
+            let copy = || if self.panels() { self.copy_panels() } else { self.copy() };
+            k.if_else(by_hardware, || statement(&copy), || statement(&|| self.store()));
         };
         k.if_else(block.thread.lt(GROUP), || statement(&copies), || statement(&|| self.multiply()));
+    }
+
+    /// Whether *B* is panels.
+    fn panels(&self) -> bool {
+        self.sides[1].form == Form::Panels
+    }
+
+    /// Arrivals at a full stage: of the thread that has tiles copied, and of the warps that copy panels.
+    fn fillers(&self) -> i64 {
+        if self.panels() { 1 + GROUP / WARP } else { 1 }
     }
 
     fn steps(&self) -> Ix<'k> {
@@ -262,15 +275,68 @@ impl<'k> Job<'_, 'k> {
 
     /// The same where the hardware cannot: all threads of the group do it.
     fn store(&self) {
-        let (thread, number) = (self.block.thread, 1);
+        const MEETING: i64 = 1;
         self.fill(|turn, tiles| {
-            self.ring.fill_by_group(turn, (thread, number), |stage| {
+            self.ring.fill_by_group(turn, (self.fillers(), MEETING), |stage| {
                 let copy = |side: usize, to, at: &[Ix<'k>]| {
-                    tile::copy(self.block, self.kernel, &self.maps[side], to, at, thread);
+                    tile::copy(self.block, self.kernel, &self.maps[side], to, at, self.block.thread);
                 };
                 tiles(stage, &copy);
             });
         });
+    }
+
+    /// The hardware copies *A*, and all threads of the group copy panels: rows of these have 32 bytes, and it takes rows of
+    /// any length one by one. A thread has a chunk of each panel. The copies of a stage are waited for when those of the next
+    /// have begun.
+    fn copy_panels(&self) {
+        let (k, block, ring) = (self.kernel.k, self.block, self.ring);
+        let (depth, outer) = (self.kernel.size(&self.spec.k), self.kernel.size(&self.spec.n).ceil_div(PANEL));
+        let panel_bytes = PART * PANEL * 2;
+        let (row, half) = (block.thread.div(2), block.thread.rem(2));
+        let place_within = row * (PANEL * 2) + half.xor(row.div(4).rem(2)) * CHUNK_BYTES;
+        let hand_over = |stage: Ix<'k>| {
+            block.show_stores();
+            block.warp_barrier();
+            k.if_(block.lane.eq(0), || block.arrive(ring.full(stage)));
+        };
+        // Whether there was a stage before.
+        let begun = k.int(Ty::I32, 0);
+        let is = |begun: V<'k>| Bool::Value(begun.cmp(Cmp::Ne, begun.like(0.0)));
+        let first = [&ring.first().values()[..], &[begun]].concat();
+        let last = block.tasks_carry(self.kernel.hi, &first, |task, carried| {
+            let place = self.place(task);
+            let panel = place.column.div(PANEL);
+            k.for_carry(0, self.steps(), 1, carried, |step, carried| {
+                let turn = Turn::from(carried);
+                ring.wait_empty(turn);
+                let stage = ring.stage(turn.stage);
+                k.if_(block.thread.eq(0), || {
+                    block.arrive_for(ring.full(turn.stage), ROWS * PART * 2);
+                    let batch: Vec<Ix> = self.sides[0].batch.iter().map(|axis| place.batch[*axis]).collect();
+                    self.sides[0].tiles(place.row, step * PART, |at, from| {
+                        let from = [from, &batch].concat();
+                        block.copy_tile(stage.bytes(at), self.entry.maps[0], &from, ring.full(turn.stage));
+                    });
+                });
+                let to = stage.bytes(place_within + ROWS * PART * 2);
+                let at = step * PART + row;
+                for i in 0..self.sides[1].width / PANEL {
+                    let there = at.lt(depth).and((panel + i).lt(outer));
+                    // Where nothing is read, the address has to be one all the same.
+                    let source = there.choose(((panel + i) * depth + at) * PANEL + half * CHUNK, 0);
+                    let bytes = there.choose(CHUNK_BYTES, 0).v(k).int_to(Elem::I32, false);
+                    let from = self.kernel.buffer(1).offset(Elem::I16, source);
+                    block.copy_async(to.bytes(i * panel_bytes), from, Some(bytes));
+                }
+                block.commit_copies();
+                block.wait_for_copies(1);
+                k.if_(is(carried[2]), || hand_over(ring.before(turn)));
+                [&ring.next(turn).values()[..], &[k.int(Ty::I32, 1)]].concat()
+            })
+        });
+        block.wait_for_copies(0);
+        k.if_(is(last[2]), || hand_over(ring.before(Turn::from(&last))));
     }
 
     /// Goes round the ring: `fill` fills a stage with the tiles that it is given.

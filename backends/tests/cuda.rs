@@ -29,7 +29,8 @@ use std::{
 };
 
 /// The families with kernels of their own, in which nothing may be spilled.
-const HOT: &[&str] = &["map_", "matmul_", "row_", "reduce_", "gather_", "attention_", "decode_", "cell_", "region_"];
+const HOT: &[&str] =
+    &["map_", "matmul_", "row_", "reduce_", "gather_", "attention_", "decode_", "topk_", "cell_", "region_"];
 
 /// The elements of the largest index space that is emulated.
 const EMULATED: i64 = 1000;

@@ -19,6 +19,15 @@ def attention(elem, b, h, s, d, causal=False):
     return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
+def decode(b, h, g, s, ragged=False):
+    def make(elem):
+        q, k, v = made(elem, b, h, 1, 128), made(elem, b, g, s, 128), made(elem, b, g, s, 128)
+        lengths = (torch.arange(b, device="cuda") + 1) * (s // b)
+        mask = (torch.arange(s, device="cuda") < lengths[:, None])[:, None, None] if ragged else None
+        return lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    return make
+
+
 def matmul(elem, m, k, n, turned=False):
     x, y = made(elem, m, k), made(elem, n, k).t() if turned else made(elem, k, n)
     return lambda: x @ y
@@ -80,6 +89,11 @@ PEERS = {
     "ptrnet_tsp_1x10": lambda e: tours(1),
     "ptrnet_tsp_128x10": lambda e: tours(128),
     "attention_1x16x8192x128_causal": lambda e: attention(e, 1, 16, 8192, 128, True),
+    "decode_1x32x8x65536": decode(1, 32, 8, 65536),
+    "decode_1x16x2x524288": decode(1, 16, 2, 524288),
+    "decode_8x16x2x65536": decode(8, 16, 2, 65536),
+    "decode_8x32x8x65536": decode(8, 32, 8, 65536),
+    "decode_8x16x2x65536_ragged": decode(8, 16, 2, 65536, True),
 }
 
 

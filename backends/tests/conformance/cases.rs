@@ -134,6 +134,9 @@ pub const CASES: &[Case] = &[
         %0, %1 = topk %x axis=1 k=3 : T[B,3], i64[B,3]
         %2, %3 = topk %y axis=0 k=2 : T[2,S], i64[2,S]
         return %0, %1, %2, %3 }" },
+    Case { name: "topk_of_long_rows", elems: &[F32, BF16, I64, U8], sizes: ONE, tolerance: 0.0, below: 0, text: "(%x: T[2,2500]) -> (a: T[2,7], b: i64[2,7]) {
+        %0, %1 = topk %x axis=1 k=7 : T[2,7], i64[2,7]
+        return %0, %1 }" },
     Case { name: "topk_of_a_size", elems: &[F32, I32], sizes: SOME, tolerance: 0.0, below: 0, text: "(%x: T[S,B + 3], %w: i8[B]) -> (a: T[S,B], b: i64[S,B]) {
         %0, %1 = topk %x axis=1 k=B : T[S,B], i64[S,B]
         return %0, %1 }" },

@@ -182,3 +182,13 @@ fn steps_and_loops_of_cells() {
         settings.bind(|| insta::assert_snapshot!(name, digest(&text)));
     }
 }
+
+#[test]
+fn largest_of_rows() {
+    let entry = "entry @f(%x: f32[B,32000]) -> (v: f32[B,5], i: i64[B,5]) {
+        %0, %1 = topk %x axis=1 k=5 : f32[B,5], i64[B,5] return %0, %1 }";
+    let text = text_for(&format!("module @m stage=legal {{ dim B = 0..1000000\n {entry} }}"), Sm::Sm80);
+    let mut settings = insta::Settings::clone_current();
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(digest(&text)));
+}

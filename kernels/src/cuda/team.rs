@@ -105,6 +105,10 @@ impl<'k> Team<'k> {
         }
     }
 
+    pub(crate) fn threads(&self) -> i64 {
+        self.size.threads()
+    }
+
     /// How many of `n` things are this thread's, if each takes every so manieth.
     fn share(&self, n: Ix<'k>) -> Ix<'k> {
         let threads = self.size.threads();
@@ -138,9 +142,13 @@ impl<'k> Team<'k> {
 
     /// Combines the states of all threads, for each of them.
     pub(crate) fn total(&self, combine: Combine, state: &[V<'k>]) -> Vec<V<'k>> {
+        self.total_by(state, |a, b| combine.merge(a, b))
+    }
+
+    /// The same by `merge`.
+    pub(crate) fn total_by(&self, state: &[V<'k>], merge: impl Fn(&[V<'k>], &[V<'k>]) -> Vec<V<'k>>) -> Vec<V<'k>> {
         let (k, block) = (self.block.k, self.block);
-        let merge = |a: &[V<'k>], b: &[V<'k>]| combine.merge(a, b);
-        let warp = block.combine(state, WARP, merge);
+        let warp = block.combine(state, WARP, &merge);
         let Some(states) = self.states else { return warp };
         assert!(state.len() as i64 <= STATES, "a state has room");
         let warps = BLOCK_THREADS / WARP;

@@ -8,7 +8,17 @@ use crate::{
     scalar,
     view::{Part, View, at, coordinates, product, sizes, vectors},
 };
-use kiln_ir::scalar::Compare;
+use kiln_ir::{ElemType, scalar::Compare};
+
+/// Whether `a` stands before `b` wherever they are.
+pub(super) fn exceeds<'k>(a: V<'k>, b: V<'k>, elem: ElemType) -> V<'k> {
+    let greater = scalar::compare(Compare::Gt, a, b, elem);
+    if !a.ty.elem.is_float() {
+        return greater;
+    }
+    let ordered = b.is_nan().select(greater.like(0.0), a.is_nan());
+    greater | ordered
+}
 
 pub(super) struct Task<'s, 'k> {
     spec: &'s Spec,
@@ -76,14 +86,8 @@ impl<'s, 'k> Task<'s, 'k> {
         });
     }
 
-    /// Whether `a` stands before `b`.
     fn exceeds(&self, a: V<'k>, b: V<'k>) -> V<'k> {
-        let greater = scalar::compare(Compare::Gt, a, b, self.spec.input.elem);
-        if !a.ty.elem.is_float() {
-            return greater;
-        }
-        let ordered = b.is_nan().select(greater.like(0.0), a.is_nan());
-        greater | ordered
+        exceeds(a, b, self.spec.input.elem)
     }
 
     fn value(&self, j: Ix<'k>) -> Ptr<'k> {

@@ -3,6 +3,7 @@
 //!
 //! The largest so far are kept sorted; whole vectors of elements that do not exceed the last of them are passed over.
 
+mod cuda;
 mod emit;
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     access::{self, Operand},
     build::{Elem, Ix},
     cpu::Cpu,
+    cuda::{Grid, Sm},
 };
 use kiln_ir::Dim;
 
@@ -80,5 +82,17 @@ impl Family for Spec {
             let status = fits.choose(0, kernel.lo.lt(kernel.hi).choose(1, 0)).v(kernel.k);
             Some(status.int_to(Elem::I32, false))
         });
+    }
+
+    fn grid(&self, _: Sm) -> Grid {
+        cuda::grid(self)
+    }
+
+    fn block_grid(&self, _: Sm) -> Grid {
+        cuda::block_grid(self)
+    }
+
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
+        cuda::emit(self, module, symbol);
     }
 }

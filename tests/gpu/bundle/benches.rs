@@ -144,12 +144,49 @@ const GRAPHS: &[Graph] = &[
     ),
 ];
 
+/// Attention of one query a sequence over caches, in bf16 with a depth of 128: sequences, heads, key heads, keys, and
+/// whether the lengths are those of the cache or rise from an eighth of it on.
+const DECODES: &[([u32; 4], bool)] = &[
+    ([1, 32, 8, 65536], true),
+    ([1, 16, 2, 524288], true),
+    ([8, 16, 2, 65536], true),
+    ([8, 32, 8, 65536], true),
+    ([8, 16, 2, 65536], false),
+];
+
+/// Blocks that a fixed split is made for: two for each of 132 multiprocessors, as Flash-Decoding counts.
+const SPLIT_BLOCKS: u32 = 264;
+
+/// The name, the entry without its name, and the bytes of keys and values that are read; twice, as blocks that run take
+/// equal shares and with as many parts of each head as make about a block for each that runs.
+fn decodes() -> impl Iterator<Item = (String, String, f64)> {
+    DECODES.iter().flat_map(|([b, h, g, s], full)| {
+        let (lengths, share) = match full {
+            true => (format!("%n = max %i, {s} : i64[{b}]"), 1.0),
+            // Of a whole number of tiles each.
+            false => (format!("%m = add %i, 1 : i64[{b}] %n = mul %m, {} : i64[{b}]", s / b), f64::from(b + 1) / 2.0 / f64::from(*b)),
+        };
+        let bytes = 2.0 * f64::from(b * g) * f64::from(*s) * 256.0 * share;
+        let splits = SPLIT_BLOCKS / (b * g);
+        ["".to_owned(), format!(" splits={splits}")].map(move |attr| {
+            let name = format!("decode_{b}x{h}x{g}x{s}{}{}", if *full { "" } else { "_ragged" }, if attr.is_empty() { "" } else { "_fixed" });
+            let entry = format!(
+                "(%q: bf16[{b},{h},1,128], %k: bf16[{b},{g},{s},128], %v: bf16[{b},{g},{s},128]) -> (y: bf16[{b},{h},1,128]) {{
+        %i = iota to=[{b}] axis=0 elem=i64 : i64[{b}] {lengths}
+        %y = decode_attention %q, %k, %v, %n scale=0.0884{attr} : bf16[{b},{h},1,128] return %y }}"
+            );
+            (name, entry, bytes)
+        })
+    })
+}
+
 pub fn kernels_text() -> String {
     let on = |name: &str, elem: &str, body: &str| {
         format!(" entry @{name}_{elem}{}\n", body.replace("T[", &format!("{elem}[")))
     };
     let entries = GRAPHS.iter().flat_map(|(name, elems, body, ..)| elems.iter().map(move |elem| on(name, elem, body)));
-    format!("module @benches stage=imported {{\n{}}}", entries.collect::<String>())
+    let decodes = decodes().map(|(name, entry, _)| format!(" entry @{name}_bf16{entry}\n"));
+    format!("module @benches stage=imported {{\n{}}}", entries.chain(decodes).collect::<String>())
 }
 
 /// A graph a bench, all in one artifact.
@@ -167,6 +204,10 @@ pub fn kernels(bundle: &mut Bundle<'_>, folder: &Path) -> Result<(), String> {
                 [*flops, elements.map(|n| n * size)],
             )?;
         }
+    }
+    for (name, _, bytes) in decodes() {
+        let entry = format!("{name}_bf16");
+        bundle.bench(&entry, ("benches.kiln", &module, &entry), &[], 2, [None, Some(bytes)])?;
     }
     Ok(())
 }

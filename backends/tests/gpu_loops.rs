@@ -162,6 +162,19 @@ fn few_rows_are_multiplied_by_all_threads() {
     check(text, ElemType::F32, &[[1, 1]]);
 }
 
+/// Attention on tensor cores has half of the block's threads, which meet without the others.
+#[test]
+fn a_part_of_the_block_does_what_it_was_made_for() {
+    let text = "entry @f(%q: f16[B,1,2,16], %k: f16[B,1,S,16], %i: i64[2]) -> (y: f16[B,1,2,16]) {
+       %0, %1 = scan %i, %q inputs=1 axis=0 body(%t: i64[], %c: f16[B,1,2,16]) {
+         %2 = attention %c, %k, %k scale=0.25 causal=false layout=bhsd : f16[B,1,2,16]
+         yield %2, %t
+       } : f16[B,1,2,16], i64[2]
+       return %0
+     }";
+    check(text, ElemType::F16, &[[1, 5]]);
+}
+
 /// What an entry says of integers `int` and floats of any kind.
 fn failure(text: &str, sizes: &[(&str, i64)], int: i64) -> String {
     let built = built(text);

@@ -7,7 +7,8 @@
 use super::{
     group::{GROUP, Group},
     ptx::{Function, Inst, Kind, Module, Operand, Ty},
-    run::{Memory, Pause, Place, Shared, Thread},
+    run::{Memory, Pause, Place, Thread},
+    shared::Shared,
 };
 use half::{bf16, f16};
 use std::collections::HashMap;

@@ -3,7 +3,8 @@
 
 use super::{
     ptx::{Inst, Kind, Operand, Ty},
-    run::{Shared, Thread},
+    run::Thread,
+    shared::Shared,
     tile::swizzled,
 };
 use half::{bf16, f16};

@@ -10,6 +10,7 @@ mod numbers;
 mod ptx;
 mod races;
 mod run;
+mod shared;
 mod tile;
 
 use kiln_runtime::cuda::{Address, DeviceId, Driver, Functions, Handle, Status};

@@ -3,18 +3,14 @@
 //! It runs until it ends or comes to what it does together with others, which is its block's business.
 
 use super::{
-    mbarrier::Barriers,
     numbers::{arithmetic, compare, convert, float, from_float, mask, signed},
     ptx::{Function, Inst, Kind, Module, Operand, Ty},
-    races::{Races, When},
-    tile::{self, TileCopy},
+    races::When,
+    shared::Shared,
+    tile,
 };
 use half::bf16;
-use std::{
-    alloc::{Layout, alloc, dealloc},
-    cell::RefCell,
-    collections::{HashMap, VecDeque},
-};
+use std::collections::VecDeque;
 
 /// Memory that may be accessed.
 pub trait Memory {
@@ -46,102 +42,6 @@ struct Frame<'m> {
     /// as long as there are none.
     held: Vec<bool>,
     unordered: Vec<bool>,
-}
-
-/// The memory that a launch gives a block. Its addresses are those of the host, the last [`WINDOW_BITS`] of which are what a
-/// device has as addresses in shared memory: so it begins where these are zero, and what the system keeps comes first.
-struct Window {
-    start: *mut u8,
-    bytes: usize,
-}
-
-const WINDOW_BITS: u32 = 18;
-const SYSTEM_BYTES: usize = 1024;
-
-impl Window {
-    fn layout() -> Layout {
-        Layout::from_size_align(1 << WINDOW_BITS, 1 << WINDOW_BITS).unwrap()
-    }
-
-    fn new(bytes: usize) -> Window {
-        assert!(SYSTEM_BYTES + bytes <= 1 << WINDOW_BITS);
-        let start = unsafe { alloc(Window::layout()) };
-        assert!(!start.is_null());
-        // What is read before it is written is not zero by luck.
-        unsafe { start.write_bytes(0xa5, SYSTEM_BYTES + bytes) };
-        Window { start, bytes }
-    }
-
-    fn address(&self) -> u64 {
-        self.start as u64 + SYSTEM_BYTES as u64
-    }
-}
-
-impl Drop for Window {
-    fn drop(&mut self) {
-        unsafe { dealloc(self.start, Window::layout()) };
-    }
-}
-
-/// Variables in shared memory: what a block has of them is made when it first meets their names. One without a size is the
-/// memory that the launch gives.
-pub struct Shared<'m> {
-    sizes: &'m HashMap<String, usize>,
-    variables: RefCell<HashMap<String, Box<[u128]>>>,
-    window: Option<Window>,
-    pub barriers: Barriers,
-    tiles: RefCell<Vec<TileCopy>>,
-    races: Races,
-}
-
-impl<'m> Shared<'m> {
-    pub fn new(module: &'m Module, entry: &Function, bytes: usize) -> Shared<'m> {
-        let window = (bytes > 0).then(|| Window::new(bytes));
-        let (variables, tiles) = (RefCell::default(), RefCell::default());
-        let races = Races::of(module, entry);
-        Shared { sizes: &module.shared, variables, window, barriers: Barriers::default(), tiles, races }
-    }
-
-    /// Has the copy of a tile arrive that was begun last, if any is under way.
-    pub fn deliver(&self, memory: &dyn Memory) -> Result<bool, String> {
-        let last = self.tiles.borrow_mut().pop();
-        last.map_or(Ok(false), |copy| copy.arrive(memory, self).map(|()| true))
-    }
-
-    /// Two bytes at an address of the device.
-    pub fn element(&self, at: u64) -> Result<u16, String> {
-        let window = self.window.as_ref().ok_or("the launch gives no memory")?;
-        let place = window.start as u64 + at;
-        if !self.allows(place, 2) {
-            return Err(format!("a matrix reaches to {at:#x} in shared memory"));
-        }
-        // Checked just now.
-        Ok(unsafe { (place as *const u16).read() })
-    }
-
-    fn address(&self, name: &str) -> Result<u64, String> {
-        let bytes = *self.sizes.get(name).ok_or_else(|| format!("there is no variable {name}"))?;
-        if bytes == 0 {
-            let window = self.window.as_ref().ok_or_else(|| format!("the launch gives no memory for {name}"))?;
-            return Ok(window.address());
-        }
-        let mut variables = self.variables.borrow_mut();
-        // What is read before it is written is not zero by luck.
-        let make = || vec![u128::from_le_bytes([0xa5; 16]); bytes.div_ceil(16)].into();
-        Ok(variables.entry(name.to_string()).or_insert_with(make).as_ptr() as u64)
-    }
-
-    pub fn allows(&self, start: u64, len: u64) -> bool {
-        let given = |w: &Window| start >= w.address() && start + len <= w.address() + w.bytes as u64;
-        if self.window.as_ref().is_some_and(given) {
-            return true;
-        }
-        let variables = self.variables.borrow();
-        variables.iter().any(|(name, memory)| {
-            let at = memory.as_ptr() as u64;
-            start >= at && start + len <= at + self.sizes[name] as u64
-        })
-    }
 }
 
 /// Why a thread stands.

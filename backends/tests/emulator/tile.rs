@@ -2,7 +2,8 @@
 
 use super::{
     ptx::{Inst, Kind, Operand, Ty},
-    run::{Memory, Shared, Thread},
+    run::{Memory, Thread},
+    shared::Shared,
 };
 use kiln_runtime::cuda::{Address, Status};
 use std::{

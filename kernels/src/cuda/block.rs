@@ -192,11 +192,38 @@ impl<'k> Block<'k> {
 
     /// Starts a copy of 16 bytes to shared memory, of which `bytes` (an i32) are read and the others become zero.
     pub fn copy_async(&self, to: Ptr<'k>, from: Ptr<'k>, bytes: Option<V<'k>>) {
+        if self.k.within().is_some() {
+            return self.copy_chunk(to, from, bytes);
+        }
         let (to, from) = (self.address(to, SHARED), self.address(from, GLOBAL));
         match bytes {
             Some(bytes) => self.call("llvm.nvvm.cp.async.cg.shared.global.16.s", &[to, from, bytes.raw()], &[]),
             None => self.call("llvm.nvvm.cp.async.cg.shared.global.16", &[to, from], &[]),
         };
+    }
+
+    /// The same at once, from memory of any kind: what the kernels of a loop hand on may lie in shared memory.
+    fn copy_chunk(&self, to: Ptr<'k>, from: Ptr<'k>, bytes: Option<V<'k>>) {
+        let k = self.k;
+        let whole = || {
+            let ty = Ty::new(Elem::I32, 4);
+            to.store_aligned(from.load_aligned(ty, CHUNK_BYTES as u32), CHUNK_BYTES as u32);
+            vec![]
+        };
+        let Some(bytes) = bytes else {
+            whole();
+            return;
+        };
+        let bytes = bytes.to_index(true);
+        let part = || {
+            let ty = Ty::new(Elem::I8, 1);
+            k.for_(0, CHUNK_BYTES, 1, |i| {
+                let byte = k.if_else(i.lt(bytes), || vec![from.bytes(i).load(ty)], || vec![k.zero(ty)]);
+                to.bytes(i).store(byte[0]);
+            });
+            vec![]
+        };
+        k.if_else(bytes.eq(CHUNK_BYTES), whole, part);
     }
 
     /// Brings chunks to shared memory. `each` calls what it is given with a chunk's place there, its address, and how many of

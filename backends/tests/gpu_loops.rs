@@ -30,7 +30,11 @@ fn built(text: &str) -> Built {
 /// Checks entry `f` for these numbers of rows and steps; `n` are lengths of rows.
 fn check(text: &str, elem: ElemType, sizes: &[[i64; 2]]) {
     let built = built(text);
-    let domain = |name: &str| if name == "n" { Domain::Below(7) } else { Domain::Any };
+    let domain = |name: &str| match name {
+        "n" => Domain::Below(7),
+        "m" => Domain::Below(90),
+        _ => Domain::Any,
+    };
     for [b, s] in sizes {
         let problems = built.check("f", &[("B", *b), ("S", *s)], &domain, &|_| limit(elem, 2e-5));
         assert!(problems.is_empty(), "{}\n{text}", problems.join("\n"));
@@ -173,6 +177,18 @@ fn a_part_of_the_block_does_what_it_was_made_for() {
        return %0
      }";
     check(text, ElemType::F16, &[[1, 5]]);
+    // A kernel whose blocks otherwise share tasks is left with all of them.
+    for (elem, splits) in [(ElemType::F32, ""), (ElemType::F16, "splits=3")] {
+        let text = "entry @f(%q: T[B,2,1,64], %k: T[B,1,90,64], %m: i64[B], %i: i64[2]) -> (y: T[B,2,1,64]) {
+           %0, %1 = scan %i, %q inputs=1 axis=0 body(%t: i64[], %c: T[B,2,1,64]) {
+             %2 = decode_attention %c, %k, %k, %m scale=0.125 SPLITS : T[B,2,1,64]
+             yield %2, %t
+           } : T[B,2,1,64], i64[2]
+           return %0
+         }";
+        let text = text.replace("T[", &format!("{}[", elem.name())).replace("SPLITS", splits);
+        check(&text, elem, &[[2, 1]]);
+    }
 }
 
 /// What an entry says of integers `int` and floats of any kind.

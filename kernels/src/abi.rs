@@ -20,7 +20,7 @@
 //! `scratch` stand [`COUNTERS`] words by which blocks count: zero when a launch begins, and left so. A kernel that
 //! another one calls is done by the block that calls it, and takes
 //! `(ptr buf.., i64 size.., i64 scratch_bytes, i64 tasks, ptr scratch)`; each thread gets the status of its own part, and what
-//! has been written is seen by all after a barrier, which is the caller's.
+//! has been written is seen by all after a barrier, which is the caller's. Its buffers may lie in shared memory.
 
 use crate::{
     KernelSpec,

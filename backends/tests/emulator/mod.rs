@@ -5,6 +5,7 @@
 
 mod block;
 mod group;
+mod hopper;
 mod mbarrier;
 mod numbers;
 mod ptx;

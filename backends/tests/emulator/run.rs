@@ -3,11 +3,11 @@
 //! It runs until it ends or comes to what it does together with others, which is its block's business.
 
 use super::{
+    hopper::is_on_hopper,
     numbers::{arithmetic, compare, convert, float, from_float, mask, signed},
     ptx::{Function, Inst, Kind, Module, Operand, Ty},
     races::When,
     shared::Shared,
-    tile,
 };
 use half::bf16;
 use std::collections::VecDeque;
@@ -29,10 +29,10 @@ pub struct Place {
 /// More steps than any thread of the tests takes: it is in an endless loop.
 const STEPS: u64 = 200_000_000;
 
-struct Frame<'m> {
-    function: &'m Function,
-    registers: Vec<u64>,
-    slots: Vec<u64>,
+pub(super) struct Frame<'m> {
+    pub(super) function: &'m Function,
+    pub(super) registers: Vec<u64>,
+    pub(super) slots: Vec<u64>,
     local: Vec<u64>,
     /// The instruction that is next.
     at: usize,
@@ -40,8 +40,8 @@ struct Frame<'m> {
     result: Option<usize>,
     /// Of each register, whether it belongs to products under way, and whether it was written since a fence for such. Empty
     /// as long as there are none.
-    held: Vec<bool>,
-    unordered: Vec<bool>,
+    pub(super) held: Vec<bool>,
+    pub(super) unordered: Vec<bool>,
 }
 
 /// Why a thread stands.
@@ -64,10 +64,10 @@ type Copy = (u64, u64, u64);
 pub struct Thread<'m> {
     module: &'m Module,
     memory: &'m dyn Memory,
-    shared: &'m Shared<'m>,
-    place: Place,
+    pub(super) shared: &'m Shared<'m>,
+    pub(super) place: Place,
     steps: u64,
-    frames: Vec<Frame<'m>>,
+    pub(super) frames: Vec<Frame<'m>>,
     /// Copies since the last group, and the groups that have not been waited for.
     copies: Vec<Copy>,
     groups: VecDeque<Vec<Copy>>,
@@ -150,51 +150,6 @@ impl<'m> Thread<'m> {
         self.tries
     }
 
-    /// Whether an address is that of a parameter that is no number.
-    pub fn is_parameter(&self, at: u64) -> bool {
-        let frame = self.frames.first();
-        frame.is_some_and(|f| f.function.arrays.iter().any(|slot| f.slots[*slot] == at))
-    }
-
-    /// Registers that nothing but products under way may touch.
-    pub fn hold(&mut self, registers: &[usize]) {
-        let Some(frame) = self.frames.last_mut() else { return };
-        frame.held = vec![false; frame.registers.len()];
-        registers.iter().for_each(|r| frame.held[*r] = true);
-    }
-
-    /// A fence between what others do with registers and products.
-    pub fn order_registers(&mut self) {
-        let Some(frame) = self.frames.last_mut() else { return };
-        frame.unordered = vec![false; frame.registers.len()];
-    }
-
-    /// Whether there was a fence since the registers were written.
-    pub fn are_ordered<'a>(&self, registers: impl Iterator<Item = &'a Operand>) -> Result<(), String> {
-        let frame = self.frames.last().ok_or("it has ended")?;
-        for register in registers {
-            let Operand::Reg(r) = register else { return Err("not a register".into()) };
-            if frame.unordered.get(*r) != Some(&false) {
-                return Err("no fence since a register was written".into());
-            }
-        }
-        Ok(())
-    }
-
-    /// The value of a register of a product.
-    pub fn held(&self, register: &Operand) -> Result<u64, String> {
-        let (Operand::Reg(r), Some(frame)) = (register, self.frames.last()) else {
-            return Err("not a register".into());
-        };
-        Ok(frame.registers[*r])
-    }
-
-    pub fn fill_held(&mut self, register: &Operand, value: u64) {
-        if let (Operand::Reg(r), Some(frame)) = (register, self.frames.last_mut()) {
-            frame.registers[*r] = value;
-        }
-    }
-
     /// Notes that all threads of the block, or of the warp, have met.
     pub fn has_met(&mut self, block: bool) {
         let count = if block { &mut self.when.barriers } else { &mut self.when.warp_barriers };
@@ -251,17 +206,9 @@ impl<'m> Thread<'m> {
                         self.frames.push(frame);
                         return Ok(Pause::Wait);
                     }
-                    ("mbarrier" | "fence" | "setmaxnreg", _) => {
+                    (op, _) if is_on_hopper(op, &inst.words) => {
                         self.frames.push(frame);
                         self.on_hopper(inst).map_err(|e| format!("{}: {}: {e}", function.name, inst.text))?;
-                        frame = self.frames.pop().expect("it was pushed");
-                        frame.at += 1;
-                    }
-                    ("cp", _) if inst.words[1] == "bulk" => {
-                        self.frames.push(frame);
-                        let copy = tile::begin(self, inst, self.shared);
-                        let copy = copy.map_err(|e| format!("{}: {}: {e}", function.name, inst.text))?;
-                        self.shared.tiles.borrow_mut().push(copy);
                         frame = self.frames.pop().expect("it was pushed");
                         frame.at += 1;
                     }
@@ -284,23 +231,7 @@ impl<'m> Thread<'m> {
         self.value(self.frames.last().ok_or("it has ended")?, operand, ty)
     }
 
-    /// What a thread alone does of what only Hopper has.
-    fn on_hopper(&mut self, inst: &Inst) -> Result<(), String> {
-        match (inst.op.as_str(), inst.words[0].as_str()) {
-            ("mbarrier", _) => self.shared.barriers.act(self, inst),
-            ("fence", "mbarrier_init" | "proxy") => {
-                self.shared.barriers.show();
-                Ok(())
-            }
-            ("setmaxnreg", "inc" | "dec") => match inst.operands[0] {
-                Operand::Imm(count) if count % 8 == 0 && (24..=256).contains(&count) => Ok(()),
-                _ => Err("a number of registers that there is not".into()),
-            },
-            _ => Err("another form".into()),
-        }
-    }
-
-    /// The same of shared memory.
+    /// An address among its operands, of shared memory that `bytes` bytes of are accessed.
     pub fn shared_place(&self, operand: &Operand, bytes: u64) -> Result<u64, String> {
         let at = self.place_of(operand, bytes)?;
         if self.shared.allows(at, bytes) { Ok(at) } else { Err(format!("{at:#x} is not in shared memory")) }
@@ -417,6 +348,9 @@ impl<'m> Thread<'m> {
         let start = self.address(frame, &inst.operands[memory], bytes * count as u64)?;
         if !self.is_local(frame, start, bytes) && !inst.words.iter().any(|w| w == "relaxed") {
             self.touches(start, bytes * count as u64, !load)?;
+        }
+        if !load {
+            self.shared.stored(start, bytes * count as u64, self.place.thread);
         }
         let list = match &inst.operands[registers] {
             Operand::Group(list) => list.clone(),
@@ -545,6 +479,7 @@ impl<'m> Thread<'m> {
                     for (to, from, bytes) in self.groups.pop_front().unwrap_or_default() {
                         self.touches(from, bytes, false)?;
                         self.touches(to, 16, true)?;
+                        self.shared.stored(to, 16, self.place.thread);
                         let mut value = [0u8; 16];
                         // Checked when the copy was asked for; threads run one after the other.
                         unsafe {

@@ -1,4 +1,4 @@
-//! Shared memory: variables, what the launch gives a block, and what is on its way there.
+//! The shared memory of a block: variables of the code, and what the launch gives.
 
 use super::{
     mbarrier::Barriers,
@@ -22,6 +22,7 @@ struct Window {
 
 const WINDOW_BITS: u32 = 18;
 const SYSTEM_BYTES: usize = 1024;
+const CHUNK: u64 = 16;
 
 impl Window {
     fn layout() -> Layout {
@@ -40,6 +41,10 @@ impl Window {
     fn address(&self) -> u64 {
         self.start as u64 + SYSTEM_BYTES as u64
     }
+
+    fn has(&self, start: u64, len: u64) -> bool {
+        start >= self.address() && start + len <= self.address() + self.bytes as u64
+    }
 }
 
 impl Drop for Window {
@@ -55,8 +60,11 @@ pub struct Shared<'m> {
     variables: RefCell<HashMap<String, Box<[u128]>>>,
     window: Option<Window>,
     pub barriers: Barriers,
+    /// Copies of tiles that are under way.
     pub tiles: RefCell<Vec<TileCopy>>,
     pub races: Races,
+    /// Chunks of what the launch gives that a thread has stored to, and no fence has shown to products since.
+    unshown: RefCell<HashMap<u64, u32>>,
 }
 
 impl<'m> Shared<'m> {
@@ -64,7 +72,21 @@ impl<'m> Shared<'m> {
         let window = (bytes > 0).then(|| Window::new(bytes));
         let (variables, tiles) = (RefCell::default(), RefCell::default());
         let races = Races::of(module, entry);
-        Shared { sizes: &module.shared, variables, window, barriers: Barriers::default(), tiles, races }
+        let (barriers, unshown) = (Barriers::default(), RefCell::default());
+        Shared { sizes: &module.shared, variables, window, barriers, tiles, races, unshown }
+    }
+
+    /// Notes that a thread has stored bytes.
+    pub fn stored(&self, at: u64, bytes: u64, thread: u32) {
+        if self.window.as_ref().is_some_and(|w| w.has(at, bytes)) {
+            let mut unshown = self.unshown.borrow_mut();
+            unshown.extend((at / CHUNK..(at + bytes).div_ceil(CHUNK)).map(|chunk| (chunk, thread)));
+        }
+    }
+
+    /// Shows products what a thread has stored.
+    pub fn show(&self, thread: u32) {
+        self.unshown.borrow_mut().retain(|_, by| *by != thread);
     }
 
     /// Has the copy of a tile arrive that was begun last, if any is under way.
@@ -79,6 +101,9 @@ impl<'m> Shared<'m> {
         let place = window.start as u64 + at;
         if !self.allows(place, 2) {
             return Err(format!("a matrix reaches to {at:#x} in shared memory"));
+        }
+        if let Some(by) = self.unshown.borrow().get(&(place / CHUNK)) {
+            return Err(format!("a product reads what thread {by} has stored without a fence"));
         }
         // Checked just now.
         Ok(unsafe { (place as *const u16).read() })
@@ -97,8 +122,7 @@ impl<'m> Shared<'m> {
     }
 
     pub fn allows(&self, start: u64, len: u64) -> bool {
-        let given = |w: &Window| start >= w.address() && start + len <= w.address() + w.bytes as u64;
-        if self.window.as_ref().is_some_and(given) {
+        if self.window.as_ref().is_some_and(|w| w.has(start, len)) {
             return true;
         }
         let variables = self.variables.borrow();

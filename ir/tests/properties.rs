@@ -248,6 +248,12 @@ fn attr(r: &mut Random, kind: AttrKind, symbols: &[Dim]) -> Attr {
 fn node(r: &mut Random, m: &mut Module, body: Region, pool: &mut Vec<Value>, symbols: &[Dim], depth: usize) {
     let op = *r.pick(Op::ALL);
     let def = op.def();
+    // A state changes once, in an entry's own body, and is not read after that.
+    let changes = |op: Op| matches!(op, Op::StateAppend | Op::StateReset);
+    let changed = m.nodes.values().any(|n| changes(n.op));
+    if (changes(op) && depth > 0) || ((changes(op) || op == Op::StateRead) && changed) {
+        return;
+    }
     let mut operands: Vec<Option<Value>> = vec![];
     for o in def.operands {
         match o.arity {

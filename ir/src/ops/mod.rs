@@ -49,11 +49,11 @@ ops! {
     Reshape reshape, Transpose transpose, Broadcast broadcast, Slice slice, Pad pad, Concat concat, Gather gather,
     Iota iota,
     // reductions and what is made of them
-    Reduce reduce, Argmax argmax, Topk topk, Softmax softmax, LogSoftmax log_softmax, LayerNorm layer_norm,
-    RmsNorm rms_norm, L2Normalize l2_normalize,
+    Reduce reduce, Argmax argmax, Topk topk, Categorical categorical, Softmax softmax, LogSoftmax log_softmax,
+    LayerNorm layer_norm, RmsNorm rms_norm, L2Normalize l2_normalize,
     // products
-    Matmul matmul, Conv conv, Linear linear, Attention attention,
-    DecodeAttention decode_attention, LstmCell lstm_cell, GruCell gru_cell,
+    Matmul matmul, Conv conv, Linear linear, Attention attention, DecodeAttention decode_attention,
+    LstmCell lstm_cell, GruCell gru_cell,
     // regions
     Fusion fusion, If if_, For for_, While while_, Scan scan,
     // state

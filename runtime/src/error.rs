@@ -51,6 +51,10 @@ pub enum Error {
     #[error("the GPU: {what}: {problem}")]
     Gpu { what: String, problem: String },
 
+    /// The device works no more for this process: whatever it is asked, it answers with an error.
+    #[error("the GPU is lost to this process, which has to be started anew: {what}: {problem}")]
+    GpuLost { what: String, problem: String },
+
     #[error("no entry `{}`; the artifact has {}", plain(name), list(.has))]
     NoEntry { name: String, has: Vec<String> },
 

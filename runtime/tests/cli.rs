@@ -71,6 +71,17 @@ fn last_json(text: &str) -> Value {
 }
 
 #[test]
+fn verbose_says_which_target_runs() {
+    let place = Place::new("verbose");
+    place.write_x("x.npz", &[1.0]);
+    for verb in ["run", "bench"] {
+        let done = place.kiln_run(&[verb, "zoo.kiln", "-v", "--entry", "quadruple", "--inputs", "x.npz"]);
+        let text = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && text.starts_with("target cpu:"), "{text}");
+    }
+}
+
+#[test]
 fn run_reads_and_writes_both_formats() {
     let place = Place::new("formats");
     for kind in ["npz", "safetensors"] {

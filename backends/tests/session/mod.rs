@@ -2,6 +2,7 @@
 
 mod control;
 mod dlpack;
+mod faults;
 mod states;
 
 use crate::{

@@ -36,7 +36,7 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let entry = args.entry.entry_name(&artifact)?;
     let outputs = args.entry.outputs.clone().or_else(|| args.entry.json.then(|| default_outputs(&artifact, &entry)));
     args.entry.check_outputs(&[outputs.as_deref(), args.profile.as_deref()])?;
-    let mut session = Session::new(&artifact, args.entry.session_options())?;
+    let mut session = args.entry.session(&artifact, args.entry.session_options())?;
     let opened = start.elapsed();
     let inputs = args.entry.read_inputs(&mut session, &entry)?;
     let start = Instant::now();

@@ -134,6 +134,9 @@ pub struct EntryArgs {
     pub target: Option<String>,
     #[command(flatten)]
     pub open: OpenArgs,
+    /// Say on standard error which target runs, and why no better one does
+    #[arg(long, short)]
+    pub verbose: bool,
     /// Print one JSON object on the last line
     #[arg(long)]
     pub json: bool,
@@ -175,6 +178,19 @@ impl EntryArgs {
     pub(crate) fn session_options(&self) -> SessionOptions {
         let threads = self.threads.map(usize::from);
         SessionOptions { threads, target: self.target.clone(), ..SessionOptions::default() }
+    }
+
+    /// A session, of which `--verbose` hears what it runs on.
+    pub(crate) fn session(&self, artifact: &Artifact, options: SessionOptions) -> Result<Session, CliError> {
+        let session = Session::new(artifact, options)?;
+        if self.verbose {
+            let passed_over = session.passed_over().iter().map(|why| format!("; {why}"));
+            let why: String = passed_over.collect();
+            let text = format!("target {}{why}", artifact.manifest().targets[session.target()].name);
+            // Nobody is left to tell when standard error is closed.
+            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{}\n", plain_lines(&text)));
+        }
+        Ok(session)
     }
 
     /// The name of the entry that is meant.

@@ -2,8 +2,8 @@
 
 use super::values::{Class, classes, summary};
 use super::{CliError, EntryArgs, check, line, trace::Counter, views, write_tensors};
+use crate::Outputs;
 use crate::format::Manifest;
-use crate::{Outputs, Session};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let counter = args.stats.then(Arc::<Counter>::default);
     let mut options = args.entry.session_options();
     options.profile = counter.clone().map(|c| c as _);
-    let mut session = Session::new(&artifact, options)?;
+    let mut session = args.entry.session(&artifact, options)?;
     let inputs = args.entry.read_inputs(&mut session, &entry)?;
     let start = Instant::now();
     let outputs = session.entry(&entry)?.run(&views(&inputs))?;

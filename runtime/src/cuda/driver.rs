@@ -112,6 +112,8 @@ functions! {
 pub(super) const OUT_OF_MEMORY: Status = 2;
 /// The driver has no device.
 const NO_DEVICE: Status = 100;
+/// What a context never recovers from: memory errors that cannot be corrected, and whatever a kernel did that it may not.
+const LOST: &[Status] = &[214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719];
 
 /// An initialised driver.
 pub struct Driver {
@@ -196,7 +198,11 @@ impl Driver {
 
     /// The error that a status other than 0 is.
     pub(super) fn check(&self, what: &str, status: Status) -> Result<()> {
-        if status == 0 { Ok(()) } else { Err(Error::Gpu { what: what.to_owned(), problem: self.name(status) }) }
+        let (what, problem) = match status {
+            0 => return Ok(()),
+            _ => (what.to_owned(), self.name(status)),
+        };
+        Err(if LOST.contains(&status) { Error::GpuLost { what, problem } } else { Error::Gpu { what, problem } })
     }
 }
 

@@ -33,7 +33,7 @@ impl Machine {
 }
 
 /// Loads the code of the target that the options choose. `states` are the bytes of the states.
-pub(super) fn load(artifact: &Artifact, options: &SessionOptions, states: &[usize]) -> Result<(usize, Machine)> {
+pub(super) fn load(artifact: &Artifact, options: &SessionOptions, states: &[usize]) -> Result<Choice<Machine>> {
     choose(artifact, options, |i, gpu| {
         if gpu { on_gpu(artifact, options, i, states) } else { Ok(Machine::Cpu(artifact.program(i, options.loader)?)) }
     })
@@ -42,7 +42,15 @@ pub(super) fn load(artifact: &Artifact, options: &SessionOptions, states: &[usiz
 /// The index of the target that the options choose on this machine; nothing is loaded but the driver.
 pub(crate) fn target(artifact: &Artifact, options: &SessionOptions) -> Result<usize> {
     let runs = |i, gpu| if gpu { gpu_runs(&artifact.manifest().targets[i], options) } else { Ok(()) };
-    Ok(choose(artifact, options, runs)?.0)
+    Ok(choose(artifact, options, runs)?.target)
+}
+
+/// A target, and what has been made of it.
+pub(super) struct Choice<T> {
+    pub(super) target: usize,
+    pub(super) taken: T,
+    /// Why better ones were not.
+    pub(super) passed_over: Vec<String>,
 }
 
 /// The target that the options name, or the best one that there is a machine for, with what `take` makes of it. `take`
@@ -51,7 +59,7 @@ fn choose<T>(
     artifact: &Artifact,
     options: &SessionOptions,
     take: impl Fn(usize, bool) -> Result<T>,
-) -> Result<(usize, T)> {
+) -> Result<Choice<T>> {
     let targets = &artifact.manifest().targets;
     let names = || targets.iter().map(|t| t.name.clone()).collect();
     let candidates = match &options.target {
@@ -65,7 +73,7 @@ fn choose<T>(
             continue;
         }
         match take(i, gpu) {
-            Ok(taken) => return Ok((i, taken)),
+            Ok(taken) => return Ok(Choice { target: i, taken, passed_over: reasons }),
             Err(Error::NoGpu(reason)) if gpu => reasons.push(reason),
             Err(e) => return Err(e),
         }

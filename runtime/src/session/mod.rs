@@ -21,8 +21,8 @@ use crate::memory::Pages;
 use crate::profile::Profile;
 use crate::tensor::{Tensor, TensorMut, TensorView, Typed, byte_len};
 use bind::{Binding, Memory};
-use machine::Machine;
 pub(crate) use machine::target;
+use machine::{Choice, Machine};
 use places::Place;
 use std::sync::Arc;
 
@@ -49,6 +49,7 @@ pub struct SessionOptions {
 pub struct Session {
     artifact: Artifact,
     target: usize,
+    passed_over: Vec<String>,
     machine: Machine,
     workers: Workers,
     profile: Option<Arc<dyn Profile>>,
@@ -91,7 +92,7 @@ impl Session {
                 dims.collect::<Result<_, _>>().map_err(|source| Error::Size { what: what(), source })?;
             bytes.push(byte_len(state.elem, &dims).unwrap_or(usize::MAX));
         }
-        let (target, machine) = machine::load(artifact, &options, &bytes)?;
+        let Choice { target, taken: machine, passed_over } = machine::load(artifact, &options, &bytes)?;
         let states = match &machine {
             Machine::Cpu(_) => bytes.iter().map(|n| Pages::new(*n, "a state")).collect::<Result<_>>()?,
             #[cfg(feature = "cuda")]
@@ -105,6 +106,7 @@ impl Session {
         Ok(Session {
             artifact: artifact.clone(),
             target,
+            passed_over,
             machine,
             workers: Workers::new(threads, options.executor)?,
             profile: options.profile,
@@ -124,6 +126,11 @@ impl Session {
     /// The index of the target whose code runs.
     pub fn target(&self) -> usize {
         self.target
+    }
+
+    /// Why better targets than the one that runs were not taken: what their GPU or its driver lacks.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
     }
 
     /// The number of workers.

@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
-"""Time PyTorch on the work of the benches and print it beside what gpu_check measured: torch_peers.py gpu.jsonl"""
+"""Time PyTorch on the work of a bundle's benches: torch_peers.py bundle.json peers.json
+
+The times go to peers.json in microseconds by bench, for gpu_check --peers.
+"""
 import json
 import re
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +45,30 @@ def linear(elem):
 def over(elem, shape, function):
     x = made(elem, *shape)
     return lambda: function(x)
+
+
+def encoder(elem, batch, length):
+    """The encoder of benches.rs: six layers of MiniLM's shape."""
+    names = {"wq": (384, 384), "wk": (384, 384), "wv": (384, 384), "wo": (384, 384), "w1": (384, 1536), "w2": (1536, 384)}
+    w = [{name: made(elem, *shape) * 0.05 for name, shape in names.items()} for _ in range(6)]
+    b, b1, g = made(elem, 384), made(elem, 1536), made(elem, 384)
+
+    def layer(x, w):
+        heads = lambda m: (x @ m + b).view(batch, length, 12, 32).transpose(1, 2)
+        a = F.scaled_dot_product_attention(heads(w["wq"]), heads(w["wk"]), heads(w["wv"]))
+        a = a.transpose(1, 2).reshape(batch, length, 384)
+        n = F.layer_norm(a @ w["wo"] + b + x, (384,), g, b, 1e-12)
+        h = F.gelu(n @ w["w1"] + b1)
+        return F.layer_norm(h @ w["w2"] + b + n, (384,), g, b, 1e-12)
+
+    def forward(x):
+        for weights in w:
+            x = layer(x, weights)
+        return x
+
+    x = made(elem, batch, length, 384)
+    compiled = torch.compile(forward, mode="max-autotune")
+    return lambda: compiled(x)
 
 
 def tours(rows, n=10, hidden=128):
@@ -97,40 +125,57 @@ PEERS = {
 }
 
 
-def microseconds(work, runs=20):
+# Whole models, by the names of their benches.
+MODELS = {
+    f"encoder_{elem}_{b}x{s}": lambda elem=elem, b=b, s=s: encoder(elem, b, s)
+    for elem in ["f32", "bf16"] for b, s in [(1, 128), (32, 128)]
+}
+
+
+def microseconds(work, whole, runs=20):
+    """The best of some runs: by events of the device, or from the call until its work is done."""
     for _ in range(3):
         work()
     best = float("inf")
     for _ in range(runs):
+        torch.cuda.synchronize()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin = time.perf_counter()
         start.record()
         work()
         end.record()
         end.synchronize()
-        best = min(best, start.elapsed_time(end) * 1e3)
+        took = (time.perf_counter() - begin) * 1e6 if whole else start.elapsed_time(end) * 1e3
+        best = min(best, took)
     return best
 
 
-def main(path):
+def peer(name):
+    """What makes the work of a bench, if it has a peer."""
+    if name in MODELS:
+        return MODELS[name]
+    found = re.fullmatch(r"(.*)_(f32|f16|bf16)", name)
+    return (lambda: PEERS[found[1]](found[2])) if found and found[1] in PEERS else None
+
+
+def main(bundle, out):
     # f32 means f32: tf32 only where it is asked for.
     torch.backends.cuda.matmul.allow_tf32 = False
-    rows = [json.loads(line) for line in open(path)]
-    print(f"{'target':<14} {'bench':<40} {'kiln us':>10} {'torch us':>10} {'torch/kiln':>10}")
     times = {}
-    for row in rows:
-        found = re.fullmatch(r"(.*)_(f32|f16|bf16)", row["name"])
-        if row["kind"] != "bench" or "device_us" not in row or not found or found[1] not in PEERS:
+    for bench in json.load(open(bundle))["benches"]:
+        name, make = bench["name"], peer(bench["name"])
+        if make is None:
             continue
-        if row["name"] not in times:
-            try:
-                times[row["name"]] = microseconds(PEERS[found[1]](found[2]))
-            except Exception as e:  # what one peer lacks is no reason to lose the others
-                print(f"{row['name']}: {e}")
-                times[row["name"]] = None
-        peer = times[row["name"]]
-        if peer:
-            mine = row["device_us"]
-            print(f"{row['target']:<14} {row['name']:<40} {mine:>10.1f} {peer:>10.1f} {peer / mine:>10.2f}")
+        try:
+            with torch.no_grad():
+                times[name] = microseconds(make(), bench.get("whole", False))
+            print(f"{name:<44} {times[name]:>10.1f} us")
+        except Exception as e:  # what one peer lacks is no reason to lose the others
+            print(f"{name}: {e}")
+        torch.cuda.empty_cache()
+        # What there is stays, should the time run out.
+        with open(out, "w") as file:
+            json.dump(times, file)
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])

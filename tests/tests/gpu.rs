@@ -11,22 +11,28 @@ mod checks;
 mod contents;
 #[path = "../../backends/tests/emulator/mod.rs"]
 mod emulator;
+#[path = "../gpu/bundle/figures.rs"]
+mod figures;
 #[path = "../../backends/tests/conformance/harness.rs"]
 #[allow(dead_code, unreachable_pub, reason = "a part is used")]
 mod harness;
+#[path = "../gpu/check/judge.rs"]
+mod judge;
 
 use contents::Bundle;
 use kiln_ir::ElemType;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{fs, path::Path};
 
-fn check(folder: &Path) -> Vec<Value> {
+fn check(folder: &Path, peers: Value) -> Vec<Value> {
     let mut heard = vec![];
     let mut row = |row: &Value| heard.push(row.clone());
     let driver = Some(emulator::driver());
-    let options = checks::Options { bundle: folder, driver, only: vec![], cases: true, benches: true, row: &mut row };
+    let options =
+        checks::Options { bundle: folder, driver, only: vec![], cases: true, benches: true, peers, row: &mut row };
     let rows = checks::run(options).unwrap();
-    assert_eq!(rows, heard);
+    let names = |rows: &[Value]| rows.iter().map(|row| row["name"].clone()).collect::<Vec<_>>();
+    assert_eq!(names(&rows), names(&heard));
     rows
 }
 
@@ -39,27 +45,42 @@ fn a_bundle_is_run_and_judged() {
     let text = "module @m stage=imported { entry @f(%x: f16[2,9], %i: i64[3]) -> (y: f16[3,9]) {
         %0 = gather %x, %i axis=0 : f16[3,9] return %0 } }";
     let module = bundle.compile("bench.kiln", text, folder.path()).unwrap();
-    bundle.bench("lookup", ("bench.kiln", &module, "f"), &[], 2, [None, Some(108.0)]).unwrap();
+    for name in ["lookup_f16", "gather_of_few_f16", "copy_f32"] {
+        bundle.bench(name, ("bench.kiln", &module, "f"), &[], 2, [Some(1e6), Some(108.0)]).unwrap();
+    }
+    bundle.calls("decode", contents::DECODE, &contents::DECODE_CALLS[..2]).unwrap();
     let cases = bundle.cases.len();
     assert!(cases >= 5, "{cases} cases");
     bundle.finish().unwrap();
 
     // The emulated device has compute capability 9.0, so it runs both targets.
-    let rows = check(folder.path());
-    assert_eq!(rows.len(), 2 * (cases + 1));
+    let rows = check(folder.path(), json!({"lookup_f16": 500.0}));
+    assert_eq!(rows.len(), 2 * (cases + 3));
     assert!(checks::is_good(&rows), "{}", checks::table(&rows));
     let bench = rows.iter().find(|row| row["kind"] == "bench").unwrap();
     assert!(bench["launches"].as_u64() >= Some(1) && bench["gb_per_s"].as_f64() > Some(0.0), "{bench}");
     assert!(checks::table(&rows).contains("lookup"), "{}", checks::table(&rows));
+    // The emulated events are a millisecond apart, the copy's as all others, and its device has three multiprocessors.
+    let row = |name: &str, target: &str| {
+        rows.iter().find(|row| row["name"] == name && row["target"] == target).unwrap_or_else(|| panic!("{name}"))
+    };
+    let (lookup, gather) = (row("lookup_f16", "cuda:sm_90a"), row("gather_of_few_f16", "cuda:sm_90a"));
+    assert_eq!((lookup["peer_us"].as_f64(), lookup["ratio"].as_f64()), (Some(500.0), Some(0.5)), "{lookup}");
+    assert_eq!(lookup["limit_share"].as_f64(), Some(1.0), "{lookup}");
+    let figure = &gather["figures"][0];
+    assert_eq!((figure["found"].as_f64(), &figure["met"]), (Some(1.0), &json!(true)), "{gather}");
+    assert_eq!(row("gather_of_few_f16", "cuda:sm_80")["figures"], json!([]));
+    let summary = judge::summary(&rows);
+    assert!(summary.starts_with("met ") && summary.contains("1.00 of  0.85 times limit"), "{summary}");
 
     // Other numbers than those that are expected are found.
     let list = fs::read_to_string(folder.path().join("bundle.json")).unwrap();
     let mut bundle: Value = serde_json::from_str(&list).unwrap();
     for case in bundle["cases"].as_array_mut().unwrap() {
-        case["limits"] = serde_json::json!({});
+        case["limits"] = json!({});
     }
     fs::write(folder.path().join("bundle.json"), bundle.to_string()).unwrap();
-    let rows = check(folder.path());
+    let rows = check(folder.path(), Value::Null);
     let wrong: Vec<&Value> = rows.iter().filter(|row| !row["problem"].is_null()).collect();
     assert!(wrong.iter().all(|row| row["problem"].as_str().unwrap().contains("limit")), "{wrong:?}");
     assert!(wrong.iter().any(|row| row["name"].as_str().unwrap().contains("norm_over_two_axes")), "{wrong:?}");
@@ -75,6 +96,19 @@ fn every_example_model_has_code_for_gpus() {
         kiln::compile(&models.join(name), &options, &folder.path().join("model.kiln"))
             .unwrap_or_else(|e| panic!("{e}"));
     }
+}
+
+/// Of those that a bundle checks beside the examples, the one that is small enough to be emulated here.
+#[test]
+fn a_small_transformer_is_right() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../frontend/tests/golden");
+    assert!(contents::GOLDEN.iter().all(|name| golden.join(name).is_dir()));
+    let folder = tempfile::tempdir().unwrap();
+    let mut bundle = Bundle::new(folder.path());
+    bundle.model("bert", &golden.join("bert"), &[&[]], None).unwrap();
+    bundle.finish().unwrap();
+    let rows = check(folder.path(), Value::Null);
+    assert!(checks::is_good(&rows), "{}", checks::table(&rows));
 }
 
 #[test]

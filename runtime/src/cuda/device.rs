@@ -10,6 +10,7 @@ use std::time::Duration;
 /// Numbers of the driver's device attributes.
 const CAPABILITY_MAJOR: i32 = 75;
 const CAPABILITY_MINOR: i32 = 76;
+const CLOCK_KHZ: i32 = 13;
 const MULTIPROCESSORS: i32 = 16;
 const MOST_SHARED: i32 = 97;
 /// The number of the attribute of functions that bounds the shared memory of their launches.
@@ -75,6 +76,16 @@ impl Device {
 
     pub(super) fn driver(&self) -> &Arc<Driver> {
         &self.driver
+    }
+
+    pub(super) fn facts(&self) -> Result<super::Facts> {
+        Ok(super::Facts {
+            name: self.name.clone(),
+            capability: self.capability,
+            multiprocessors: self.attribute(MULTIPROCESSORS)?,
+            clock_khz: self.attribute(CLOCK_KHZ)?,
+            driver: self.driver.version(),
+        })
     }
 
     /// The device in words.

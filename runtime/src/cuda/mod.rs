@@ -235,6 +235,14 @@ impl Engine {
         Ok((pointer(&memory), memory))
     }
 
+    /// A copy on the device of bytes of the host.
+    pub(crate) fn upload_new(&self, bytes: &[u8]) -> Result<(*mut u8, Memory)> {
+        let memory = Memory::new(self.stream.device(), bytes.len(), "a tensor on the device")?;
+        self.stream.upload(memory.start(), bytes)?;
+        self.stream.wait()?;
+        Ok((pointer(&memory), memory))
+    }
+
     pub(crate) fn stream(&self) -> Handle {
         self.stream.handle()
     }
@@ -386,4 +394,24 @@ pub(crate) fn runs(driver: Option<&Arc<Driver>>, target: &TargetInfo) -> Result<
 /// The first GPU in words, or why there is none.
 pub fn describe() -> Result<String> {
     Ok(Device::open(Driver::load()?)?.describe())
+}
+
+/// What the driver says of its first device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    pub name: String,
+    /// Compute capability, as major and minor.
+    pub capability: (i32, i32),
+    pub multiprocessors: i32,
+    /// Of the multiprocessors, at its highest.
+    pub clock_khz: i32,
+    /// The version of CUDA that the driver supports, as major and minor.
+    pub driver: (i32, i32),
+}
+
+impl Facts {
+    /// Of the driver's device, or of the installed driver's.
+    pub fn of(driver: Option<&Arc<Driver>>) -> Result<Facts> {
+        Device::open(driver.map_or_else(Driver::load, |d| Ok(d.clone()))?)?.facts()
+    }
 }

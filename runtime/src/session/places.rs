@@ -33,6 +33,19 @@ impl Session {
         Ok(DlTensor::from_tensor(Tensor::zeros(elem, shape)?))
     }
 
+    /// A copy of a tensor in the memory that the session runs on.
+    pub fn copy_of(&mut self, tensor: TensorView<'_>) -> Result<DlTensor> {
+        #[cfg(feature = "cuda")]
+        if let super::Machine::Gpu(engine) = &mut self.machine {
+            let (start, memory) = engine.upload_new(tensor.bytes())?;
+            let device = Device { device_type: CUDA, device_id: 0 };
+            return Ok(DlTensor::new(tensor.elem(), tensor.shape().to_vec(), device, start, memory));
+        }
+        let mut copy = Tensor::zeros(tensor.elem(), tensor.shape())?;
+        copy.bytes_mut().copy_from_slice(tensor.bytes());
+        Ok(DlTensor::from_tensor(copy))
+    }
+
     /// The stream of the driver that runs stand on, for a session on a GPU: a producer of tensors may order its work before
     /// what is put there later.
     #[cfg(feature = "cuda")]

@@ -4,6 +4,7 @@
 
 use super::{
     cases::{CASES, Case, DIMS},
+    figures,
     harness::{Domain, Random, build_for, limit, tensor},
 };
 use kiln::Options;
@@ -22,6 +23,44 @@ use std::{collections::HashMap, fmt::Display, fs, path::Path};
 const MODEL_LIMIT: f64 = 1e-5;
 
 pub const LEVELS: [Level; 2] = [Level::Cuda(Sm::Sm80), Level::Cuda(Sm::Sm90a)];
+
+/// Small models of the families that the examples leave out, in the front end's tests.
+pub const GOLDEN: &[&str] = &[
+    "bert",
+    "pointer-attention-batch",
+    "pointer-attention-instance",
+    "pointer-glimpse",
+    "pointer-gru",
+    "pointer-lstm-layers",
+];
+
+/// Steps over a cache of keys and values, which stays on the device.
+pub const DECODE: &str = "module @decode stage=legal {
+    dim P = 0..64
+    dim N = 1..16
+    state @k : f32[1,2,P,16] grows=2 capacity=64 lifetime=session
+    state @v : f32[1,2,P,16] grows=2 capacity=64 lifetime=session
+    entry @step(%q: f32[1,2,N,16], %x: f32[1,2,N,16], %y: f32[1,2,N,16]) -> (z: f32[1,2,N,16]) {
+      %0 = mul %x, 0.5 : f32[1,2,N,16]
+      %1 = state.append %0 state=@k : f32[1,2,P + N,16]
+      %2 = state.append %y state=@v : f32[1,2,P + N,16]
+      %3 = attention %q, %1, %2 scale=0.25 causal=false layout=bhsd : f32[1,2,N,16]
+      return %3
+    }
+    entry @look() -> (k: f32[1,2,P,16]) {
+      %4 = state.read state=@k : f32[1,2,P,16]
+      return %4
+    }
+  }";
+
+pub const DECODE_CALLS: &[(&str, &[(&str, i64)])] = &[
+    ("step", &[("N", 9)]),
+    ("step", &[("N", 1)]),
+    ("step", &[("N", 1)]),
+    ("step", &[("N", 1)]),
+    ("look", &[("P", 12)]),
+    ("step", &[("N", 3)]),
+];
 
 type Named = Vec<(String, Tensor)>;
 
@@ -101,7 +140,7 @@ impl<'a> Bundle<'a> {
                 let outputs = reference(&model, &entry.name, &inputs)?;
                 let limits: HashMap<&str, f64> = outputs
                     .iter()
-                    .map(|(name, t)| (name.as_str(), if t.elem.is_float() { MODEL_LIMIT } else { 0.0 }))
+                    .map(|(name, t)| (name.as_str(), if t.elem.is_float() { limit(t.elem, MODEL_LIMIT) } else { 0.0 }))
                     .collect();
                 let prefix = data.add(inputs.into_iter(), &outputs);
                 self.cases.push(json!({"name": format!("{name} {} {sizes:?}", entry.name), "artifact": artifact,
@@ -113,6 +152,34 @@ impl<'a> Bundle<'a> {
             let name = format!("{name} {} {timed:?}", entry.name);
             self.bench(&name, (&artifact, &model.module, &entry.name), timed, 2, [None, None])?;
         }
+        data.write(self.folder)
+    }
+
+    /// Calls of one session, one after the other: the entry and what its symbols take. They see what calls before them left
+    /// in the states.
+    pub fn calls(&mut self, name: &str, text: &str, calls: &[(&str, &[(&str, i64)])]) -> Result<(), String> {
+        let built = build_for(text, &PlanOptions::default(), LEVELS.to_vec(), None);
+        let artifact = format!("{name}.kiln");
+        fs::write(self.folder.join(&artifact), &built.bytes).map_err(said)?;
+        let (mut data, mut states) = (File::new(format!("{name}.safetensors")), HashMap::new());
+        let mut listed = vec![];
+        for (n, (entry, sizes)) in calls.iter().enumerate() {
+            let found = built.module.entry(entry).ok_or_else(|| format!("{name} has no entry {entry}"))?;
+            let made = |(at, elem, shape): (String, ElemType, Vec<usize>)| {
+                let value = tensor(&mut Random::named(&at, n as u64), elem, &shape, Domain::Small);
+                (at, value)
+            };
+            let inputs: Named = shapes(&built.module, found, sizes)?.into_iter().map(made).collect();
+            let given = inputs.iter().cloned().collect();
+            let limits = eval::Limits::default();
+            let outputs = eval::run_with(&built.module, entry, &given, &eval::no_weights, &mut states, limits);
+            let outputs = outputs.map_err(said)?;
+            let limits: HashMap<&str, f64> =
+                outputs.iter().map(|(name, t)| (name.as_str(), limit(t.elem, MODEL_LIMIT))).collect();
+            let prefix = data.add(inputs.into_iter(), &outputs);
+            listed.push(json!({"entry": entry, "prefix": prefix, "limits": limits}));
+        }
+        self.cases.push(json!({"name": name, "artifact": artifact, "data": data.file, "calls": listed}));
         data.write(self.folder)
     }
 
@@ -132,7 +199,7 @@ impl<'a> Bundle<'a> {
             .map(|(name, elem, shape)| json!({"name": name, "elem": elem.name(), "shape": shape, "below": below}));
         let inputs: Vec<Value> = inputs.collect();
         self.benches.push(json!({"name": name, "artifact": artifact, "entry": entry, "inputs": inputs, "flops": flops,
-            "bytes": bytes}));
+            "bytes": bytes, "elem": figures::elem(name), "whole": figures::is_whole(name), "figures": figures::of(name)}));
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod benches;
 #[allow(dead_code, unreachable_pub, reason = "the tests use the rest")]
 mod cases;
 mod contents;
+mod figures;
 #[path = "../../../backends/tests/conformance/harness.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the tests use the rest")]
 mod harness;
@@ -27,6 +28,12 @@ fn main() -> Result<(), String> {
         println!("{name}");
         bundle.model(name, &models.join(name), &[&[], &[("B", 3)]], Some(&[("B", batch), ("N", 50)]))?;
     }
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../frontend/tests/golden");
+    for name in contents::GOLDEN {
+        println!("{name}");
+        bundle.model(name, &golden.join(name), &[&[], &[("B", 3)]], None)?;
+    }
+    bundle.calls("decode_over_a_cache", contents::DECODE, contents::DECODE_CALLS)?;
     println!("benches");
     benches::tours(&mut bundle, &models.join("ptrnet-tsp"))?;
     let scratch = tempfile::tempdir().map_err(|e| e.to_string())?;

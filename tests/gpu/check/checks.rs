@@ -5,9 +5,12 @@
 //! inputs, and its work). Every case and bench runs on each of its artifact's GPU targets that the device has.
 #![allow(dead_code, unreachable_pub, reason = "programs and a test each use their part")]
 
+use super::judge;
 use kiln_runtime::{
-    Artifact, Error, LaunchEvent, Profile, Session, SessionOptions, Tensor, TensorView, cli::read_tensors,
-    cuda::Driver, format::ElemType,
+    Artifact, DlTensor, Error, LaunchEvent, Profile, Session, SessionOptions, Tensor, TensorView,
+    cli::read_tensors,
+    cuda::{Driver, Facts},
+    format::ElemType,
 };
 use serde_json::{Value, json};
 use std::{
@@ -31,6 +34,8 @@ pub struct Options<'a> {
     pub only: Vec<String>,
     pub cases: bool,
     pub benches: bool,
+    /// PyTorch's times of benches in microseconds, by name.
+    pub peers: Value,
     /// Hears of each row as it is known, so that what an interrupted run found is not lost.
     pub row: &'a mut dyn FnMut(&Value),
 }
@@ -60,6 +65,8 @@ pub fn run(options: Options<'_>) -> Result<Vec<Value>, Problem> {
             checker.each_target(bench, "bench", Checker::bench)?;
         }
     }
+    let facts = Facts::of(checker.options.driver.as_ref()).ok();
+    judge::judge(&mut checker.rows, facts.as_ref(), &checker.options.peers);
     Ok(checker.rows)
 }
 
@@ -91,6 +98,8 @@ impl Checker<'_> {
             return Ok(());
         }
         let artifact = self.artifact(text(item, "artifact")?)?;
+        let any = SessionOptions { driver: self.options.driver.clone(), ..Default::default() };
+        let best = artifact.target_for(&any).ok().map(|i| artifact.manifest().targets[i].name.clone());
         let targets = artifact.manifest().targets.iter().filter(|t| t.level.is_gpu());
         for target in targets.map(|t| t.name.clone()).collect::<Vec<_>>() {
             let driver = self.options.driver.clone();
@@ -100,7 +109,7 @@ impl Checker<'_> {
                 Err(e) => Err(said(e)),
                 Ok(mut session) => run(self, item, &mut session),
             };
-            let mut row = json!({"kind": kind, "name": name, "target": target});
+            let mut row = json!({"kind": kind, "name": name, "target": target, "best": Some(&target) == best.as_ref()});
             match found {
                 Ok(Value::Object(facts)) => facts.into_iter().for_each(|(key, value)| row[key] = value),
                 Ok(_) => {}
@@ -131,9 +140,20 @@ impl Checker<'_> {
         Ok(tensors)
     }
 
-    /// The largest error of a case, as a share of what is allowed.
+    /// The largest error of a case or of its calls.
     fn case(&mut self, case: &Value, session: &mut Session) -> Result<Value, Problem> {
         let tensors = self.tensors(text(case, "data")?)?;
+        let calls = list(case, "calls");
+        let calls = if calls.is_empty() { std::slice::from_ref(case) } else { calls };
+        let mut worst = 0.0f64;
+        for (n, call) in calls.iter().enumerate() {
+            let place = |problem| if calls.len() > 1 { format!("call {n}: {problem}") } else { problem };
+            worst = worst.max(Self::call(call, &tensors, session).map_err(place)?);
+        }
+        Ok(json!({"error": worst}))
+    }
+
+    fn call(case: &Value, tensors: &HashMap<String, Tensor>, session: &mut Session) -> Result<f64, Problem> {
         let prefix = text(case, "prefix")?;
         let mut entry = session.entry(text(case, "entry")?).map_err(said)?;
         let (inputs, outputs) = (entry.signature().inputs.clone(), entry.signature().outputs.clone());
@@ -154,10 +174,10 @@ impl Checker<'_> {
                 problems.push(format!("{}: relative L2 {error:.1e}, limit {limit:.1e}", port.name));
             }
         }
-        if problems.is_empty() { Ok(json!({"error": worst})) } else { Err(problems.join("; ")) }
+        if problems.is_empty() { Ok(worst) } else { Err(problems.join("; ")) }
     }
 
-    /// Times of the launches as the device says, and of whole runs as the host does.
+    /// Times of the launches as the device says, and of whole runs on tensors of the device as the host does.
     fn bench(&mut self, bench: &Value, session: &mut Session) -> Result<Value, Problem> {
         let name = text(bench, "entry")?;
         let mut inputs = vec![];
@@ -167,13 +187,19 @@ impl Checker<'_> {
             inputs.push((text(input, "name")?, made_up(elem, &shape, input["below"].as_u64().unwrap_or(2))?));
         }
         let views: Vec<(&str, TensorView)> = inputs.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
+        let placed = views.iter().map(|(name, view)| Ok((*name, session.copy_of(*view).map_err(said)?)));
+        let placed: Vec<(&str, DlTensor)> = placed.collect::<Result<_, Problem>>()?;
+        let given: Vec<(&str, &DlTensor)> = placed.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        let mut made = session.entry(name).map_err(said)?.outputs_for(&given).map_err(said)?;
+        let mut outputs: Vec<(&str, &mut DlTensor)> = made.iter_mut().map(|(name, t)| (name.as_str(), t)).collect();
         let mut walls = vec![];
         let begin = Instant::now();
         while walls.is_empty() || (walls.len() < RUNS && begin.elapsed() < BENCH_TIME) {
             let start = Instant::now();
-            session.entry(name).map_err(said)?.run(&views).map_err(said)?;
+            session.entry(name).map_err(said)?.run_dlpack(&given, &mut outputs).map_err(said)?;
             walls.push(start.elapsed());
         }
+        drop((made, placed));
         let wall = walls.iter().skip(usize::from(walls.len() > 1)).min().copied().unwrap_or_default();
         let launches = Arc::new(Launches::default());
         let artifact = session.artifact().clone();
@@ -212,6 +238,8 @@ impl Checker<'_> {
         Ok(json!({
             "device_us": 1e6 * seconds, "wall_us": 1e6 * wall.as_secs_f64(), "launches": best.len(),
             "gflops": rate("flops"), "gb_per_s": rate("bytes"), "kernels": kernels,
+            "flops": bench["flops"], "bytes": bench["bytes"], "elem": bench["elem"], "whole": bench["whole"],
+            "figures": bench["figures"],
         }))
     }
 }
@@ -256,6 +284,8 @@ pub fn table(rows: &[Value]) -> String {
                     part("wall_us", "us wall"),
                     part("gflops", "GFLOP/s"),
                     part("gb_per_s", "GB/s"),
+                    part("limit_us", "us limit"),
+                    part("peer_us", "us torch"),
                 ];
                 at + &parts.concat()
             }

@@ -23,13 +23,16 @@ const TEXT: &str = "module @m stage=legal {
     weights %%0 = \"w\"
     param %w : f32[5,3] = %%0 \"w\"
     state @s : f32[P] grows=0 capacity=64 lifetime=session
-    entry @f(%i: i64[B], %c: i1[], %x: f32[1]) -> (y: f32[B], z: f32[P + 1], k: i64[B]) {
+    entry @f(%i: i64[B], %c: i1[], %x: f32[1]) -> (y: f32[B], z: f32[P + 1], k: i64[B], a: f64[1,1,B,3]) {
       %0 = gather %w, %i axis=0 : f32[B,3]
       %1 = reduce %0 kind=sum axes=[1] keep=false : f32[B]
       %2 = if %c then() { %3 = neg %1 : f32[B] yield %3 } else() { yield %1 } : f32[B]
       %4 = state.append %x state=@s : f32[P + 1]
       %5, %6 = topk %2 k=B axis=0 : f32[B], i64[B]
-      return %5, %4, %6
+      %7 = convert %0 to=f64 : f64[B,3]
+      %8 = reshape %7 to=[1,1,B,3] : f64[1,1,B,3]
+      %9 = attention %8, %8, %8 scale=0.5 causal=false layout=bhsd : f64[1,1,B,3]
+      return %5, %4, %6, %9
     }
   }";
 

@@ -157,25 +157,21 @@ const DECODES: &[([u32; 4], bool)] = &[
 /// Blocks that a fixed split is made for: two for each of 132 multiprocessors, as Flash-Decoding counts.
 const SPLIT_BLOCKS: u32 = 264;
 
-/// The name, the entry without its name, and the bytes of keys and values that are read; twice, as blocks that run take
+/// The name, the lengths and the entry, and the bytes of keys and values that are read; twice, as blocks that run take
 /// equal shares and with as many parts of each head as make about a block for each that runs.
-fn decodes() -> impl Iterator<Item = (String, String, f64)> {
+fn decodes() -> impl Iterator<Item = (String, [String; 2], f64)> {
     DECODES.iter().flat_map(|([b, h, g, s], full)| {
-        let (lengths, share) = match full {
-            true => (format!("%n = max %i, {s} : i64[{b}]"), 1.0),
-            // Of a whole number of tiles each.
-            false => (format!("%m = add %i, 1 : i64[{b}] %n = mul %m, {} : i64[{b}]", s / b), f64::from(b + 1) / 2.0 / f64::from(*b)),
-        };
-        let bytes = 2.0 * f64::from(b * g) * f64::from(*s) * 256.0 * share;
+        let lengths: Vec<u32> = (1..=*b).map(|i| if *full { *s } else { i * s / b }).collect();
+        let bytes = 2.0 * f64::from(lengths.iter().sum::<u32>()) * f64::from(*g) * 256.0;
+        let size = format!("decode_{b}x{h}x{g}x{s}{}", if *full { "" } else { "_ragged" });
         let splits = SPLIT_BLOCKS / (b * g);
-        ["".to_owned(), format!(" splits={splits}")].map(move |attr| {
-            let name = format!("decode_{b}x{h}x{g}x{s}{}{}", if *full { "" } else { "_ragged" }, if attr.is_empty() { "" } else { "_fixed" });
+        [(size.clone(), String::new()), (size + "_fixed", format!(" splits={splits}"))].map(|(name, attr)| {
+            let lengths = format!(" const %n_{name} : i64[{b}] = {lengths:?}\n");
             let entry = format!(
-                "(%q: bf16[{b},{h},1,128], %k: bf16[{b},{g},{s},128], %v: bf16[{b},{g},{s},128]) -> (y: bf16[{b},{h},1,128]) {{
-        %i = iota to=[{b}] axis=0 elem=i64 : i64[{b}] {lengths}
-        %y = decode_attention %q, %k, %v, %n scale=0.0884{attr} : bf16[{b},{h},1,128] return %y }}"
+                " entry @{name}_bf16(%q: bf16[{b},{h},1,128], %k: bf16[{b},{g},{s},128], %v: bf16[{b},{g},{s},128]) -> (y: bf16[{b},{h},1,128]) {{
+   %0 = decode_attention %q, %k, %v, %n_{name} scale=0.0884{attr} : bf16[{b},{h},1,128] return %0 }}\n"
             );
-            (name, entry, bytes)
+            (name, [lengths, entry], bytes)
         })
     })
 }
@@ -185,8 +181,8 @@ pub fn kernels_text() -> String {
         format!(" entry @{name}_{elem}{}\n", body.replace("T[", &format!("{elem}[")))
     };
     let entries = GRAPHS.iter().flat_map(|(name, elems, body, ..)| elems.iter().map(move |elem| on(name, elem, body)));
-    let decodes = decodes().map(|(name, entry, _)| format!(" entry @{name}_bf16{entry}\n"));
-    format!("module @benches stage=imported {{\n{}}}", entries.chain(decodes).collect::<String>())
+    let (lengths, decodes): (String, String) = decodes().map(|(_, [lengths, entry], _)| (lengths, entry)).unzip();
+    format!("module @benches stage=imported {{\n{lengths}{}{decodes}}}", entries.collect::<String>())
 }
 
 /// A graph a bench, all in one artifact.

@@ -23,13 +23,13 @@ fn cut(spec: &Spec, alone: bool) -> Cut {
     let rows = if alone { 1 } else { spec.rows.as_const().unwrap_or(USUAL_ROWS) };
     // Without a product there is no depth to share.
     let depth = if spec.starts { 0 } else { spec.hidden };
-    let cut = Cut::new([spec.weight, spec.sum_elem()], spec.cell.gates(), depth);
-    cut.shared((rows + cut.rows() - 1) / cut.rows() * spec.blocks(), alone)
+    let cut = Cut::new([spec.weight, spec.sum_elem()], spec.cell.gates(), depth, alone);
+    cut.shared((rows + cut.rows - 1) / cut.rows * spec.blocks())
 }
 
 pub(super) fn grid(spec: &Spec, alone: bool) -> Grid {
     let cut = cut(spec, alone);
-    let tasks = spec.rows.ceil_div(&cut.rows().into()) * spec.blocks().into();
+    let tasks = spec.rows.ceil_div(&cut.rows.into()) * spec.blocks().into();
     Grid::new(tasks, BLOCK_THREADS, cut.teams() as u32)
 }
 
@@ -81,19 +81,19 @@ impl<'s, 'k> Step<'s, 'k> {
     /// The first row of a task and its block of hidden units.
     fn place(&self, task: Ix<'k>) -> (Ix<'k>, Ix<'k>) {
         let blocks = self.spec.blocks();
-        (task.div(blocks) * self.cut.rows(), task.rem(blocks))
+        (task.div(blocks) * self.cut.rows, task.rem(blocks))
     }
 
     fn sums(&self, panel: &Panel<'k>, task: Ix<'k>) -> Vec<V<'k>> {
         let (spec, (first, block)) = (self.spec, self.place(task));
         if spec.starts {
             let zero = self.kernel.k.zero(Ty::new(register(spec.sum_elem()), 1));
-            return vec![zero; (self.cut.rows() * spec.cell.gates()) as usize];
+            return vec![zero; (self.cut.rows * spec.cell.gates()) as usize];
         }
         let line = spec.cell.gates() * PANEL;
         let elem = memory(spec.weight);
         let weight = self.kernel.buffer(WEIGHT).offset(elem, block * (spec.hidden * line) + panel.first);
-        let rows: Vec<_> = (0..self.cut.rows()).map(|r| self.h.at(&[(first + r).min(self.rows - 1)])).collect();
+        let rows: Vec<_> = (0..self.cut.rows).map(|r| self.h.at(&[(first + r).min(self.rows - 1)])).collect();
         let sum = register(spec.sum_elem());
         panel.sums(
             self.rows - first,

@@ -36,17 +36,22 @@ pub(crate) struct Cut {
     pub(crate) depth: i64,
     /// Warps that share a task.
     pub(crate) parts: i64,
+    /// Rows of a task: their sums and the weight fit the registers, of which a loop has many for itself.
+    pub(crate) rows: i64,
+    /// Whether a block does the product alone, as part of a loop.
+    alone: bool,
 }
 
 impl Cut {
     /// A warp has a task.
-    pub(crate) fn new([weight, sum]: [ElemType; 2], groups: i64, depth: i64) -> Cut {
-        Cut { weight, sum, groups, depth, parts: 1 }
+    pub(crate) fn new([weight, sum]: [ElemType; 2], groups: i64, depth: i64, alone: bool) -> Cut {
+        let cut = Cut { weight, sum, groups, depth, parts: 1, rows: ROWS, alone };
+        Cut { rows: if alone || groups * cut.width() > 16 { ROWS / 2 } else { ROWS }, ..cut }
     }
 
-    /// The same for so many tasks, done by one block `alone` or by all of a device.
-    pub(crate) fn shared(self, tasks: i64, alone: bool) -> Cut {
-        let wanted = if alone { WARPS } else { WARPS_WANTED };
+    /// The same for so many tasks, done by one block or by all of a device.
+    pub(crate) fn shared(self, tasks: i64) -> Cut {
+        let wanted = if self.alone { WARPS } else { WARPS_WANTED };
         let enough = |parts: i64| parts.saturating_mul(tasks) >= wanted || self.depth < 4 * parts * self.rows_abreast();
         let mut parts = 1;
         while parts < WARPS && !enough(parts) {
@@ -75,13 +80,8 @@ impl Cut {
         WARPS / self.parts
     }
 
-    /// Rows of a task: their sums and the weight fit the registers.
-    pub(crate) fn rows(&self) -> i64 {
-        if self.groups * self.width() > 16 { ROWS / 2 } else { ROWS }
-    }
-
     fn sums(&self) -> i64 {
-        self.rows() * self.groups
+        self.rows * self.groups
     }
 
     /// Gives the kernel the shared memory that its teams need.
@@ -188,7 +188,7 @@ impl<'k> Panel<'k> {
 
     /// The sums of this warp's part for the first `left` of the task's rows. What is beyond is anything.
     pub(crate) fn sums(&self, left: Ix<'k>, reads: &Reads<'_, 'k>) -> Vec<V<'k>> {
-        let (k, all) = (self.k, self.cut.rows());
+        let (k, all) = (self.k, self.cut.rows);
         let zeros = |rows: i64| vec![k.zero(self.ty()); ((all - rows) * self.cut.groups) as usize];
         let of = |rows: i64| {
             let mut sums = self.rows(rows, reads);

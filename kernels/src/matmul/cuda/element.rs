@@ -46,9 +46,9 @@ impl Share {
             && n >= FEWEST_COLUMNS
         {
             let batch = spec.batch.iter().map(|d| size(d, USUAL_BATCH)).fold(1, i64::saturating_mul);
-            let cut = Cut::new([*weight, spec.sum_elem()], 1, depth);
-            let groups = if alone { 1 } else { batch.saturating_mul(m).saturating_add(cut.rows() - 1) / cut.rows() };
-            return Share::Panel(cut.shared(groups.saturating_mul((n + PANEL - 1) / PANEL), alone));
+            let cut = Cut::new([*weight, spec.sum_elem()], 1, depth, alone);
+            let groups = if alone { 1 } else { batch.saturating_mul(m).saturating_add(cut.rows - 1) / cut.rows };
+            return Share::Panel(cut.shared(groups.saturating_mul((n + PANEL - 1) / PANEL)));
         }
         let along = |layout: Option<Layout>| layout == Some(Layout::Depth);
         let few_columns = n < FEWEST_COLUMNS;
@@ -64,7 +64,7 @@ impl Share {
         let (tasks, block_tasks) = match self {
             Share::Thread => (batch * tasks(spec.m.clone(), [1, 1]), i64::from(BLOCK_THREADS)),
             Share::Lanes(size) => (batch * tasks(spec.m.clone(), size), WARPS),
-            Share::Panel(cut) => (tasks(batch * spec.m.clone(), [cut.rows(), PANEL]), cut.teams()),
+            Share::Panel(cut) => (tasks(batch * spec.m.clone(), [cut.rows, PANEL]), cut.teams()),
         };
         Grid::new(tasks, BLOCK_THREADS, block_tasks as u32)
     }
@@ -232,7 +232,7 @@ impl<'k> Element<'_, 'k> {
     fn panel_of(&self, cut: Cut, task: Ix<'k>) -> (Ix<'k>, Ix<'k>, Ix<'k>) {
         let across = self.kernel.size(&self.spec.n).ceil_div(PANEL);
         let rows = self.rows_space().into_iter().fold(Ix::Const(1), |n, s| n * s);
-        (rows, task.div(across) * cut.rows(), task.rem(across) * PANEL)
+        (rows, task.div(across) * cut.rows, task.rem(across) * PANEL)
     }
 
     fn rows_space(&self) -> Vec<Ix<'k>> {
@@ -252,7 +252,7 @@ impl<'k> Element<'_, 'k> {
             let (row, batch) = (index[index.len() - 1], &index[..index.len() - 1]);
             self.at(0, &spec.a, batch, row, 0.into())
         };
-        let a: Vec<Ptr> = (0..panel.cut.rows()).map(of_row).collect();
+        let a: Vec<Ptr> = (0..panel.cut.rows).map(of_row).collect();
         let step = self.kernel.size(&spec.a.col);
         panel.sums(
             rows - first,

@@ -185,7 +185,8 @@ pub fn check(path: &Path, options: &Options) -> Result<Vec<String>, Error> {
 }
 
 fn planned(module: Verified<'_>, options: &Options, levels: &[Level]) -> Result<ModulePlan, Error> {
-    let plan = plan(module, &PlanOptions { weights: options.weights })?;
+    let gpu = levels.iter().any(|level| matches!(level, Level::Cuda(_)));
+    let plan = plan(module, &PlanOptions { weights: options.weights, gpu })?;
     artifact::check(&module, &plan, levels).map_err(Error::Format)?;
     Ok(plan)
 }

@@ -190,6 +190,7 @@ impl Lowering<'_> {
     fn entry(&mut self, index: usize, plan: &EntryPlan) -> Plan {
         let launched =
             plan.blocks.iter().flatten().filter_map(|s| if let Step::Launch(l) = s { Some(l.kernel) } else { None });
+        let launched = launched.filter(|kernel| self.kernels[*kernel].serves(self.level));
         let mut scratch: Vec<Dim> = vec![];
         for kernel in launched {
             let bytes = self.kernels[kernel].scratch_bytes();
@@ -210,7 +211,9 @@ impl Lowering<'_> {
             blocks: plan
                 .blocks
                 .iter()
-                .map(|steps| Block { steps: steps.iter().map(|s| self.step(plan, s)).collect() })
+                .map(|steps| Block {
+                    steps: steps.iter().filter_map(|s| self.serves(s).then(|| self.step(plan, s))).collect(),
+                })
                 .collect(),
         }
     }
@@ -236,6 +239,11 @@ impl Lowering<'_> {
                 body: *body,
             },
         }
+    }
+
+    /// Whether the step is one of this target.
+    fn serves(&self, step: &Step) -> bool {
+        !matches!(step, Step::Launch(launch) if !self.kernels[launch.kernel].serves(self.level))
     }
 
     fn launch(&mut self, plan: &EntryPlan, launch: &Launch) -> format::Step {

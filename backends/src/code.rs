@@ -117,7 +117,11 @@ impl<'a> Unit<'a> {
     /// Those of a level: its kernels, then what they share.
     fn all(kernels: &'a [KernelSpec], level: Level) -> impl Iterator<Item = Unit<'a>> {
         let inner = if matches!(level, Level::Cpu(_)) { abi::shared(kernels) } else { vec![] };
-        let exported = kernels.iter().map(move |kernel| Unit { level, kernel, shared: false });
+        let exported = kernels.iter().filter(move |kernel| kernel.serves(level)).map(move |kernel| Unit {
+            level,
+            kernel,
+            shared: false,
+        });
         exported.chain(inner.into_iter().map(move |kernel| Unit { level, kernel, shared: true }))
     }
 

@@ -220,7 +220,7 @@ fn packed_weights_of_every_stored_type() {
         }
       }";
     for (weights, limit) in [(None, 1e-5), (Some(ElemType::F16), 1e-3), (Some(ElemType::BF16), 8e-3)] {
-        let built = build(text, &PlanOptions { weights });
+        let built = build(text, &PlanOptions { weights, ..Default::default() });
         for b in [1, 5, 7] {
             let problems = built.check("f", &[("B", b)], &|_| Domain::Below(9), &|_| limit);
             assert!(problems.is_empty(), "{weights:?}: {}", problems.join("\n"));
@@ -261,7 +261,7 @@ fn recurrent_cells() {
         .replace("T[", &format!("{elem}["));
         let stored = [(None, 1e-5), (Some(ElemType::F16), 1e-3)];
         for (weights, tolerance) in stored.into_iter().take(if elem == "f32" { 2 } else { 1 }) {
-            let built = build(&text, &PlanOptions { weights });
+            let built = build(&text, &PlanOptions { weights, ..Default::default() });
             let limit = |_: &str| limit(ElemType::from_name(elem).unwrap(), tolerance);
             for (entry, b) in ["lstm", "unit", "gru"].into_iter().flat_map(|e| [(e, 1), (e, 7), (e, 50), (e, 0)]) {
                 let problems = built.check(entry, &[("B", b)], &|_| Domain::Any, &limit);

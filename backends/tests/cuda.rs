@@ -11,6 +11,8 @@ mod emulator;
 #[path = "conformance/harness.rs"]
 mod harness;
 mod hopper;
+#[path = "circuit/make.rs"]
+mod make;
 mod ptx;
 
 use cases::{CASES, DIMS, chosen};
@@ -29,8 +31,19 @@ use std::{
 };
 
 /// The families with kernels of their own, in which nothing may be spilled.
-const HOT: &[&str] =
-    &["map_", "matmul_", "row_", "reduce_", "gather_", "attention_", "decode_", "topk_", "cell_", "region_"];
+const HOT: &[&str] = &[
+    "map_",
+    "matmul_",
+    "row_",
+    "reduce_",
+    "gather_",
+    "attention_",
+    "decode_",
+    "topk_",
+    "cell_",
+    "region_",
+    "circuit_",
+];
 
 /// The elements of the largest index space that is emulated.
 const EMULATED: i64 = 1000;
@@ -118,7 +131,9 @@ fn text_of(module: &str) -> String {
 
 fn text_for(module: &str, sm: Sm) -> String {
     let m = kiln_ir::parse(module).unwrap_or_else(|e| panic!("{e}"));
-    let plan = kiln_backends::plan::plan(kiln_ir::verify(&m).unwrap(), &PlanOptions::default()).unwrap();
+    let plan =
+        kiln_backends::plan::plan(kiln_ir::verify(&m).unwrap(), &PlanOptions { gpu: true, ..Default::default() })
+            .unwrap();
     let code = code::compile(&plan.kernels, &[Level::Cuda(sm)], 1).unwrap_or_else(|e| panic!("{}", e[0]));
     String::from_utf8(code[0].bytes.clone()).unwrap()
 }

@@ -117,7 +117,7 @@ fn panels_of_transposed_concatenated_and_converted_matrices() {
         .map(|i| (i / 80 * 16 + i % 16, i / 16 % 5))
         .map(|(n, k)| if n < 37 { at(k, n) } else { 0.0 })
         .collect();
-    let plan_as = |weights| plan(kiln_ir::verify(&m).unwrap(), &PlanOptions { weights }).unwrap();
+    let plan_as = |weights| plan(kiln_ir::verify(&m).unwrap(), &PlanOptions { weights, ..Default::default() }).unwrap();
     let plain = plan_as(None);
     assert_eq!(floats(&read(&m, &plain, weight(&plain, 1))), expected);
     let short = plan_as(Some(ElemType::BF16));

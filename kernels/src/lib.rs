@@ -55,6 +55,11 @@ pub trait Family: Clone + Eq + std::hash::Hash + std::fmt::Debug {
     /// Emits the CPU kernel as the function `symbol`.
     fn emit(&self, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu);
 
+    /// Whether the kernel is for targets of this level: another one does its work on others.
+    fn serves(&self, _: Level) -> bool {
+        true
+    }
+
     /// How the GPU kernel is launched.
     fn grid(&self, _: Sm) -> Grid {
         Grid::plain(self)
@@ -165,6 +170,11 @@ macro_rules! kernels {
             /// [`Family::emit`]
             pub fn emit(&self, module: &mut ModuleBuilder<'_>, symbol: &str, cpu: &'static Cpu) {
                 match self { $(KernelSpec::$variant(spec) => spec.emit(module, symbol, cpu)),* }
+            }
+
+            /// [`Family::serves`]
+            pub fn serves(&self, level: Level) -> bool {
+                match self { $(KernelSpec::$variant(spec) => spec.serves(level)),* }
             }
 
             /// [`Family::grid`]

@@ -110,6 +110,8 @@ pub enum Buffer {
 pub struct PlanOptions {
     /// The element type of packed matrices; as in the file when absent.
     pub weights: Option<ElemType>,
+    /// Whether a GPU is among the targets: then there may be launches, with tables, that are made for GPUs alone.
+    pub gpu: bool,
 }
 
 /// A part of a module that has no plan.

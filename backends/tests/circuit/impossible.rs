@@ -1,9 +1,8 @@
 //! Rows that are impossible: cells that are none of a variable's values, and what queries make of them.
 
 use super::{
-    DENSE, MIXED, SPARSE, UNEVEN, asking, deterministic,
     harness::{build, levels},
-    module,
+    make::{DENSE, MIXED, SPARSE, UNEVEN, asking, deterministic, module},
 };
 use kiln_backends::plan::PlanOptions;
 use kiln_ir::{ElemType, eval};

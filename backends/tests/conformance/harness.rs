@@ -47,7 +47,8 @@ pub fn build_for(text: &str, options: &PlanOptions, levels: Vec<Level>, driver: 
     }
     let raw: HashMap<String, Vec<u8>> = weights.iter().map(|(k, t)| (k.clone(), t.to_bytes())).collect();
     let verified = kiln_ir::verify(&module).unwrap_or_else(|e| panic!("{e}"));
-    let plan = plan(verified, options).unwrap_or_else(|e| panic!("{e}"));
+    let gpu = levels.iter().any(|level| matches!(level, Level::Cuda(_)));
+    let plan = plan(verified, &PlanOptions { gpu, ..*options }).unwrap_or_else(|e| panic!("{e}"));
     let code = code::compile(&plan.kernels, &levels, 2).unwrap_or_else(|e| panic!("{}", e[0]));
     let find = |_, key: &str| raw.get(key).map(Vec::as_slice);
     let params = Params::new(&module, &find, &|_| {}).unwrap();

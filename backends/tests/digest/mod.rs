@@ -1,7 +1,7 @@
 //! What the PTX of a kernel of each kind with code of its own is made of: what it takes, its memory, and how many
 //! instructions of which kind its hot loop has. A snapshot shows a reviewer what a change does to them.
 
-use crate::{hopper::flow, loops, text_for};
+use crate::{hopper::flow, loops, make, text_for};
 use kiln_kernels::cuda::Sm;
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
 
@@ -122,6 +122,25 @@ macro_rules! digests {
             settings.bind(|| insta::assert_snapshot!(digest(&text)));
         }
     )*};
+}
+
+/// A circuit of so many variables that is asked for the evidence of rows of f64: dense, sparse, or deterministic.
+macro_rules! circuits {
+    ($($name:ident: $variables:literal, $circuit:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            let text = text_for(&make::module(&$circuit, $variables, "f64", "f64", "evidence", "f64[B]"), Sm::Sm80);
+            let mut settings = insta::Settings::clone_current();
+            settings.set_omit_expression(true);
+            settings.bind(|| insta::assert_snapshot!(digest(&text)));
+        }
+    )*};
+}
+
+circuits! {
+    evidence_of_a_dense_circuit: 9, make::DENSE.circuit(5);
+    evidence_of_a_sparse_circuit: 14, make::LONG.circuit(5);
+    evidence_of_a_deterministic_circuit: 40, make::deterministic(40);
 }
 
 digests! {

@@ -94,6 +94,8 @@ struct Names {
     registers: HashMap<String, usize>,
     labels: HashMap<String, usize>,
     slots: HashMap<String, usize>,
+    /// Lists of labels, of which a branch takes one.
+    targets: HashMap<String, Vec<String>>,
     local_bytes: usize,
 }
 
@@ -207,18 +209,23 @@ fn function(head: &[&str], body: &[&str]) -> Result<Function, String> {
             } else if statement.starts_with(".local") {
                 let bytes = statement.split('[').nth(1).and_then(|s| s.strip_suffix(']')).and_then(|s| s.parse().ok());
                 names.local_bytes = bytes.ok_or_else(|| format!("local memory: {statement}"))?;
+            } else if let Some((list, labels)) = statement.split_once(": .branchtargets") {
+                let labels = labels.split(',').map(|label| label.trim().to_string()).collect();
+                names.targets.insert(list.to_string(), labels);
             } else if !statement.starts_with('.') {
                 insts.push(inst(statement, &mut names)?);
             }
         }
     }
     // Labels were counted while they were met; branches forward hold their names until now.
+    let label = |name: &String| names.labels.get(name.as_str()).map(|at| Operand::Label(*at));
     for inst in &mut insts {
         for operand in &mut inst.operands {
-            if let Operand::Name(name) = operand
-                && let Some(at) = names.labels.get(name.as_str())
-            {
-                *operand = Operand::Label(*at);
+            let Operand::Name(name) = operand else { continue };
+            let list =
+                || names.targets.get(name.as_str())?.iter().map(label).collect::<Option<_>>().map(Operand::Group);
+            if let Some(found) = label(name).or_else(list) {
+                *operand = found;
             }
         }
     }

@@ -185,6 +185,7 @@ impl<'m> Thread<'m> {
                 match (inst.op.as_str(), inst.operands.first()) {
                     ("ret", _) => break,
                     ("bra", Some(Operand::Label(to))) => frame.at = *to,
+                    ("brx", _) => frame.at = self.chosen(&frame, inst)?,
                     ("bra", _) => return Err(format!("a branch to nowhere: {}", inst.text)),
                     ("call", _) => {
                         let (callee, args, result) = self.callee(&frame, inst)?;
@@ -447,9 +448,13 @@ impl<'m> Thread<'m> {
 
     /// `atom[.relaxed.gpu].global.add.u32 old, [address], value`
     fn atomic(&mut self, frame: &mut Frame<'m>, inst: &'m Inst, ty: Ty) -> Result<(), String> {
-        if !inst.words.iter().any(|w| w == "add") || ty.kind == Kind::Float {
-            return Err("another operation".into());
-        }
+        let is = |word: &str| inst.words.iter().any(|w| w == word);
+        let operation: fn(u64, u64) -> u64 = match (ty.kind, ty.bits) {
+            (Kind::Float, 64) if is("add") => |a, b| (f64::from_bits(a) + f64::from_bits(b)).to_bits(),
+            (Kind::Bits | Kind::Unsigned | Kind::Signed, _) if is("add") => u64::wrapping_add,
+            (Kind::Bits, _) if is("or") => |a, b| a | b,
+            _ => return Err("another operation".into()),
+        };
         let at = self.address(frame, &inst.operands[1], u64::from(ty.bits / 8))?;
         if !self.memory.allows(at, u64::from(ty.bits / 8)) {
             return Err(format!("{at:#x} is not in memory that all blocks see"));
@@ -460,7 +465,7 @@ impl<'m> Thread<'m> {
             32 => u64::from(unsafe { (at as *const u32).read() }),
             _ => unsafe { (at as *const u64).read() },
         };
-        let after = before.wrapping_add(by);
+        let after = operation(before, by);
         match ty.bits {
             32 => unsafe { (at as *mut u32).write(after as u32) },
             _ => unsafe { (at as *mut u64).write(after) },
@@ -507,6 +512,18 @@ impl<'m> Thread<'m> {
             }
         }
         Ok(())
+    }
+
+    /// Where `brx.idx number, list` goes.
+    fn chosen(&self, frame: &Frame<'m>, inst: &Inst) -> Result<usize, String> {
+        let [number, Operand::Group(list)] = &inst.operands[..] else {
+            return Err(format!("a branch to nowhere: {}", inst.text));
+        };
+        let number = self.value(frame, number, Ty { kind: Kind::Unsigned, bits: 32 })? as usize;
+        match list.get(number) {
+            Some(Operand::Label(to)) => Ok(*to),
+            _ => Err(format!("{}: target {number} of {}", inst.text, list.len())),
+        }
     }
 
     /// `call.uni (result), name, (arguments)` or `call.uni name, (arguments)`: the function, the arguments, and where its

@@ -31,7 +31,11 @@ pub(super) struct Scratch {
 }
 
 pub(super) fn scratch(shape: &Shape) -> Scratch {
-    let (rows, value) = (shape.block, shape.value.bytes() as i64);
+    places(shape, shape.block, shape.slots, shape.value.bytes() as i64)
+}
+
+/// The places for so many rows, and slots of values of so many bytes.
+pub(super) fn places(shape: &Shape, rows: i64, slots: i64, value: i64) -> Scratch {
     let mut end = 0;
     let mut take = |bytes: i64| {
         let start = end;
@@ -39,7 +43,7 @@ pub(super) fn scratch(shape: &Shape) -> Scratch {
         start
     };
     Scratch {
-        values: take(shape.slots * rows * value),
+        values: take(slots * rows * value),
         codes: take(shape.variables * rows * 4),
         cells: take(shape.variables * rows * value),
         missing: take(rows * 4),
@@ -144,6 +148,16 @@ fn all(flags: V<'_>) -> V<'_> {
 
 /// The logarithm of the root's value and whether that is good, of each row, which are also stored.
 fn finish<'k>(walk: &Walk<'_, 'k>, places: &Scratch) -> (V<'k>, Option<V<'k>>) {
+    let (result, good) = result(walk);
+    walk.store_rows(walk.at(places.result), result);
+    if let Some(good) = good {
+        walk.store_rows(walk.at(places.good), good.int_to(Elem::I32, false));
+    }
+    (result, good)
+}
+
+/// The logarithm of the root's value of each row, and where it can be too small, whether it is good.
+pub(super) fn result<'k>(walk: &Walk<'_, 'k>) -> (V<'k>, Option<V<'k>>) {
     let shape = &walk.spec.shape;
     let root = walk.slot(shape.root.into());
     let shift = walk.wide(walk.head(1));
@@ -151,12 +165,7 @@ fn finish<'k>(walk: &Walk<'_, 'k>, places: &Scratch) -> (V<'k>, Option<V<'k>>) {
         root + shift
     } else {
         let ln2 = root.like(std::f64::consts::LN_2);
-        walk.load_rows(walk.at(places.scale), walk.elem).fma(ln2, functions::log(root) + shift)
+        walk.load_rows(walk.scale(), walk.elem).fma(ln2, functions::log(root) + shift)
     };
-    walk.store_rows(walk.at(places.result), result);
-    let good = shape.checked.then(|| root.cmp(Cmp::Ge, walk.wide(walk.head(0))));
-    if let Some(good) = good {
-        walk.store_rows(walk.at(places.good), good.int_to(Elem::I32, false));
-    }
-    (result, good)
+    (result, shape.checked.then(|| root.cmp(Cmp::Ge, walk.wide(walk.head(0)))))
 }

@@ -6,6 +6,7 @@
 //! one order of operations, alone or in a block, so results do not depend on the number of rows.
 
 mod active;
+mod cuda;
 mod emit;
 mod leaves;
 mod runs;
@@ -14,10 +15,11 @@ mod trace;
 mod walk;
 
 use crate::{
-    Access, Buffer, Cost, Family,
+    Access, Buffer, Cost, Family, Level,
     abi::ModuleBuilder,
     access::{self, Operand},
     cpu::Cpu,
+    cuda::{Grid, Sm},
 };
 use kiln_ir::{Dim, ElemType};
 use table::{Listing, RUN_FIELDS, Shape, VARIABLE_FIELDS};
@@ -29,7 +31,10 @@ pub enum Query {
     Evidence { output: Access, incomplete: bool },
     /// `ln P` of the rows without a missing cell, `[rows]`; others are not written. The circuit is deterministic, its
     /// inputs are indicators, its numbers logarithms, and no two of its nodes share a slot.
-    Complete { output: Access },
+    ///
+    /// On GPUs, behind the positions of a run of sums or pairs stands the batch of each of them, of so many that there are
+    /// `places` for; without places complete rows are left to the other kernel.
+    Complete { output: Access, places: i64 },
     /// The rows completed to the most probable ones, of the type of `x`, and their log-values. This and the following
     /// want numbers in logarithms, no shared slots and inputs without a table; behind the positions of a
     /// run of sums or pairs stands the smallest variable below each of them.
@@ -40,6 +45,14 @@ pub enum Query {
     Marginals { values: i64, output: Access },
     /// The rows with expected values for missing cells.
     Expectation { output: Access },
+}
+
+/// Which targets a launch is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum On {
+    All,
+    Cpu,
+    Gpu,
 }
 
 /// A query of the rows of `x`.
@@ -54,6 +67,7 @@ pub struct Spec {
     /// What the tables say, where the code is to be made for it.
     pub listing: Option<Listing>,
     pub query: Query,
+    pub on: On,
 }
 
 /// Rows of one task of the active trees.
@@ -148,10 +162,30 @@ impl Family for Spec {
         module.kernel(symbol, &self.size_args(), |kernel| {
             match &self.query {
                 Query::Evidence { output, incomplete } => emit::evidence(self, kernel, cpu, output, *incomplete),
-                Query::Complete { output } => active::complete(self, kernel, cpu, output),
+                Query::Complete { output, .. } => active::complete(self, kernel, cpu, output),
                 _ => trace::trace(self, kernel, cpu),
             }
             None
         });
+    }
+
+    fn serves(&self, level: Level) -> bool {
+        match self.on {
+            On::All => true,
+            On::Cpu => matches!(level, Level::Cpu(_)),
+            On::Gpu => matches!(level, Level::Cuda(_)),
+        }
+    }
+
+    fn grid(&self, _: Sm) -> Grid {
+        cuda::grid(self, false)
+    }
+
+    fn block_grid(&self, _: Sm) -> Grid {
+        cuda::grid(self, true)
+    }
+
+    fn emit_cuda(&self, module: &mut ModuleBuilder<'_>, symbol: &str, _: Sm) {
+        cuda::emit(self, module, symbol);
     }
 }

@@ -5,7 +5,7 @@ use super::{
     walk::Walk,
 };
 use crate::{
-    build::{Cmp, Elem, Ix, Ty, V},
+    build::{Bool, Cmp, Elem, Ix, Ty, V},
     scalar::functions,
     view::vectors,
 };
@@ -22,13 +22,24 @@ pub(super) struct Fields<'k> {
     pub to: Ix<'k>,
     pub index: Ix<'k>,
     pub number: Ix<'k>,
+    /// Whether all slots of the runs before must be there.
+    pub waits: Bool<'k>,
+    /// A number that tells runs apart.
+    pub turn: Ix<'k>,
+}
+
+impl<'k> Fields<'k> {
+    /// The fields of an encoded run.
+    pub(super) fn of(words: &[V<'k>]) -> Fields<'k> {
+        let [count, fan, to, index, number, waits] = [1, 2, 3, 4, 5, 6].map(|i| words[i].to_index(false));
+        Fields { kind: words[0], count, fan, to, index, number, waits: waits.ne(0), turn: 0.into() }
+    }
 }
 
 impl<'k> Walk<'_, 'k> {
     pub(super) fn fields(&self, run: Ix<'k>) -> Fields<'k> {
         let field = |i: i64| self.runs.offset(Elem::I32, run * RUN_FIELDS + i).load(Ty::I32);
-        let [count, fan, to, index, number] = [1, 2, 3, 4, 5].map(|i| field(i).to_index(false));
-        Fields { kind: field(0), count, fan, to, index, number }
+        Fields::of(&(0..RUN_FIELDS).map(field).collect::<Vec<_>>())
     }
 
     /// Calls `body` with the kind that the run has, of those that occur.
@@ -58,12 +69,15 @@ impl<'k> Walk<'_, 'k> {
     /// Computes all slots.
     pub(super) fn up(&self) {
         let k = self.k;
-        self.set_slot(0.into(), self.one());
-        if !self.log {
-            self.store_rows(self.scale(), k.zero(self.ty(self.elem)));
-        }
+        self.alone(|| {
+            self.set_slot(0.into(), self.one());
+            if !self.log {
+                self.store_rows(self.scale(), k.zero(self.ty(self.elem)));
+            }
+        });
         match &self.spec.listing {
             Some(listing) => listing.runs.iter().for_each(|run| self.run(run.kind, &self.known(run))),
+            None if self.team.is_some() => self.up_together(),
             None => k.for_(0, self.spec.shape.runs, 1, |run| {
                 let run = self.fields(run);
                 self.by_kind(run.kind, &|kind| self.run(kind, &run));
@@ -74,27 +88,24 @@ impl<'k> Walk<'_, 'k> {
     fn known(&self, run: &Run) -> Fields<'k> {
         let [count, fan, to, index, number] =
             [run.count, run.fan, run.to, run.index, run.number].map(|field| Ix::Const(i64::from(field)));
-        Fields { kind: self.k.int(Ty::I32, run.kind as i64), count, fan, to, index, number }
+        let kind = self.k.int(Ty::I32, run.kind as i64);
+        Fields { kind, count, fan, to, index, number, waits: run.waits.into(), turn: 0.into() }
     }
 
-    fn run(&self, kind: RunKind, run: &Fields<'k>) {
+    pub(super) fn run(&self, kind: RunKind, run: &Fields<'k>) {
         match kind {
+            RunKind::Lookup | RunKind::Product | RunKind::Sum | RunKind::Pairs | RunKind::Dense
+                if self.shares() && !(self.log && kind == RunKind::Dense) =>
+            {
+                self.run_together(kind, run);
+            }
             RunKind::Indicator => self.indicators(run),
             RunKind::Lookup => self.lookup(run),
             RunKind::Gaussian => self.gaussians(run),
             RunKind::Interval => self.intervals(run),
             RunKind::Product => self.each(run, 1, |index, _, fan| self.product(index, fan)),
-            RunKind::Sum => self.each(run, 1, |index, number, fan| {
-                let term = |i: Ix<'k>| (self.slot(self.index(index + i)), self.weight(number + i));
-                self.sum(fan, &term)
-            }),
-            RunKind::Pairs => self.each(run, 2, |index, number, fan| {
-                let term = |i: Ix<'k>| {
-                    let [a, b] = [0, 1].map(|side| self.slot(self.index(index + i * 2 + side)));
-                    (self.times(a, b), self.weight(number + i))
-                };
-                self.sum(fan, &term)
-            }),
+            RunKind::Sum => self.each(run, 1, |index, number, fan| self.weighted(1, index, number, fan)),
+            RunKind::Pairs => self.each(run, 2, |index, number, fan| self.weighted(2, index, number, fan)),
             RunKind::Dense if self.log => self.dense_log(run),
             RunKind::Dense if self.rows == 1 => self.dense_row(run),
             RunKind::Dense => self.dense(run),
@@ -107,7 +118,10 @@ impl<'k> Walk<'_, 'k> {
     pub(super) fn nodes(&self, run: &Fields<'k>, node: impl Fn(Ix<'k>)) {
         match run.count.as_const() {
             Some(count) => (0..count).for_each(|i| node(i.into())),
-            None => self.k.for_(0, run.count, 1, node),
+            None => {
+                let (first, step) = self.share_of(run);
+                self.k.for_(first, run.count, step, node);
+            }
         }
     }
 
@@ -139,7 +153,17 @@ impl<'k> Walk<'_, 'k> {
         self.k.if_else(fan.eq(least), known, other);
     }
 
-    fn product(&self, index: Ix<'k>, fan: Ix<'k>) -> V<'k> {
+    /// The sum of slots, or of products of two, times weights.
+    pub(super) fn weighted(&self, width: i64, index: Ix<'k>, number: Ix<'k>, fan: Ix<'k>) -> V<'k> {
+        let term = |i: Ix<'k>| {
+            let slots = (0..width).map(|side| self.slot(self.index(index + i * width + side)));
+            let value = slots.reduce(|a, b| self.times(a, b)).unwrap_or_else(|| self.one());
+            (value, self.weight(number + i))
+        };
+        self.sum(fan, &term)
+    }
+
+    pub(super) fn product(&self, index: Ix<'k>, fan: Ix<'k>) -> V<'k> {
         let factor = |i: Ix<'k>| self.slot(self.index(index + i));
         let next = |i: Ix<'k>, product: &[V<'k>]| vec![self.times(product[0], factor(i))];
         self.fold(1, fan, vec![factor(0.into())], next)[0]
@@ -229,7 +253,7 @@ impl<'k> Walk<'_, 'k> {
     }
 
     fn dense_log(&self, run: &Fields<'k>) {
-        self.k.for_(0, run.count, 1, |i| {
+        self.nodes(run, |i| {
             let term = |child: Ix<'k>| {
                 (self.slot(self.index(run.index + child)), self.weight(run.number + child * run.count + i))
             };
@@ -246,6 +270,13 @@ impl<'k> Walk<'_, 'k> {
     fn columns(&self, run: &Fields<'k>) {
         let k = self.k;
         let all = |fan: Ix<'k>| {
+            if self.team.is_some() {
+                return self.nodes(run, |i| {
+                    let factor = |j: Ix<'k>| self.slot(self.index(run.index + j) + i);
+                    let next = |j: Ix<'k>, product: &[V<'k>]| vec![self.times(product[0], factor(j))];
+                    self.set_slot(run.to + i, self.fold(1, fan, vec![factor(0.into())], next)[0]);
+                });
+            }
             let end = run.count * self.rows;
             vectors(k, (0.into(), end), self.row_lanes(), false, |at, part| {
                 let ty = Ty::new(self.elem, part.lanes());
@@ -275,9 +306,13 @@ impl<'k> Walk<'_, 'k> {
         let exponent = is_zero.select(exponent.like(bias), exponent);
         // Below 2 * bias, as values are at most around 1.
         let factor = (exponent.like(2.0 * bias) - exponent).shl(bits).bitcast(self.elem);
-        k.for_(0, run.count, 1, |i| self.set_slot(run.to + i, self.slot(run.to + i) * factor));
+        // Each of those that walk together has looked at all slots.
+        self.wait();
+        self.nodes(run, |i| self.set_slot(run.to + i, self.slot(run.to + i) * factor));
         let taken = (exponent - exponent.like(bias)).int_to_float(self.elem, true);
-        let scale = self.load_rows(self.scale(), self.elem);
-        self.store_rows(self.scale(), scale + taken);
+        self.alone(|| {
+            let scale = self.load_rows(self.scale(), self.elem);
+            self.store_rows(self.scale(), scale + taken);
+        });
     }
 }

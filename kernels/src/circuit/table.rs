@@ -47,6 +47,8 @@ pub struct Run {
     pub to: u32,
     pub index: u32,
     pub number: u32,
+    /// Whether it reads slots of the run before or writes over what that reads, as those with the same flag unset do not.
+    pub waits: bool,
 }
 
 /// Numbers of an encoded [`Run`].
@@ -54,7 +56,7 @@ pub(super) const RUN_FIELDS: i64 = 8;
 
 impl Run {
     pub fn encode(&self) -> [u32; RUN_FIELDS as usize] {
-        [self.kind as u32, self.count, self.fan, self.to, self.index, self.number, 0, 0]
+        [self.kind as u32, self.count, self.fan, self.to, self.index, self.number, self.waits.into(), 0]
     }
 }
 
@@ -131,6 +133,8 @@ pub struct Shape {
     pub indices: i64,
     pub numbers: i64,
     pub breaks: i64,
+    /// Whether the positions and the numbers of each run begin at multiples of 16 bytes.
+    pub aligned: bool,
     /// The kinds of runs that there are.
     pub kinds: Vec<RunKind>,
     /// Rows at a time.

@@ -27,37 +27,40 @@ pub(super) fn bytes(spec: &Spec, values: i64) -> i64 {
 }
 
 pub(super) fn trace(spec: &Spec, kernel: &Kernel<'_>, cpu: &'static Cpu) {
+    kernel.tasks(|task| row(spec, kernel, Walk::new(spec, kernel, cpu, 1, Space::Log), task));
+}
+
+/// Asks for a row by a walk in logarithms.
+pub(super) fn row<'k>(spec: &Spec, kernel: &Kernel<'k>, mut walk: Walk<'_, 'k>, row: Ix<'k>) {
     let k = kernel.k;
     let first_output = spec.first_table() + 5;
-    let outputs: Vec<View<'_>> =
-        spec.query.outputs().iter().enumerate().map(|(n, o)| View::new(kernel, first_output + n, o, cpu)).collect();
-    let seed = spec.seed().map(|seed| View::new(kernel, spec.first_table() - 1, seed, cpu));
-    kernel.tasks(|row| {
-        let mut walk = Walk::new(spec, kernel, cpu, 1, Space::Log);
-        walk.maximum = matches!(spec.query, Query::Mpe { .. });
-        walk.read(row, 1.into());
-        walk.up();
-        let t = Trace { k, walk: &walk, outputs: &outputs, row };
-        match &spec.query {
-            Query::Mpe { .. } => {
-                t.choose(None);
-                t.put(1, &[], walk.slot(spec.shape.root.into()));
-            }
-            Query::Sample { .. } => {
-                t.choose(seed.as_ref().map(|seed| seed.at(&[row]).load(Ty::I64)));
-                let root = walk.slot(spec.shape.root.into());
-                k.if_(root.cmp(Cmp::Le, root.like(ZERO)), || t.nothing());
-            }
-            Query::Marginals { values, .. } => {
-                t.derivatives();
-                t.marginals(*values);
-            }
-            _ => {
-                t.derivatives();
-                t.expectation();
-            }
+    let view = |(n, o): (usize, &&Access)| View::new(kernel, first_output + n, o, walk.cpu);
+    let outputs: Vec<View<'_>> = spec.query.outputs().iter().enumerate().map(view).collect();
+    let seed = spec.seed().map(|seed| View::new(kernel, spec.first_table() - 1, seed, walk.cpu));
+    walk.maximum = matches!(spec.query, Query::Mpe { .. });
+    walk.read(row, 1.into());
+    walk.up();
+    let t = Trace { k, walk: &walk, outputs: &outputs, row };
+    match &spec.query {
+        Query::Mpe { .. } => {
+            t.choose(None);
+            walk.alone(|| t.put(1, &[], walk.slot(spec.shape.root.into())));
         }
-    });
+        Query::Sample { .. } => {
+            t.choose(seed.as_ref().map(|seed| seed.at(&[row]).load(Ty::I64)));
+            let root = walk.slot(spec.shape.root.into());
+            walk.wait();
+            k.if_(root.cmp(Cmp::Le, root.like(ZERO)), || t.nothing());
+        }
+        Query::Marginals { values, .. } => {
+            t.derivatives();
+            t.marginals(*values);
+        }
+        _ => {
+            t.derivatives();
+            t.expectation();
+        }
+    }
 }
 
 struct Trace<'s, 'k> {
@@ -78,7 +81,7 @@ impl<'k> Trace<'_, 'k> {
         } else {
             value.float_to_int(Elem::I64).int_to(register(view.elem), true)
         };
-        to.store(view.at(&at), value);
+        self.k.if_(self.walk.inside, || to.store(view.at(&at), value));
     }
 
     /// What goes down: of each slot one number.
@@ -86,12 +89,15 @@ impl<'k> Trace<'_, 'k> {
         self.walk.slot_at(slot + self.walk.spec.shape.slots)
     }
 
-    fn per_variable(&self) -> Ptr<'k> {
-        self.walk.at(scratch(&self.walk.spec.shape).bytes)
+    /// Numbers of eight bytes behind the places of the walk: for each variable a count of draws, and others.
+    fn per_variable(&self, at: Ix<'k>) -> Ptr<'k> {
+        self.walk.at(self.walk.places.bytes).offset(Elem::I64, at * self.walk.pitch + self.walk.row)
     }
 
-    fn fill(&self, from: Ptr<'k>, count: Ix<'k>, value: V<'k>) {
-        self.k.for_(0, count, 1, |i| from.offset(value.ty.elem, i).store(value));
+    /// Calls `body` with those of so many things that are this walk's.
+    fn each(&self, count: impl Into<Ix<'k>>, body: impl FnOnce(Ix<'k>)) {
+        let (first, step) = self.walk.share(0);
+        self.k.for_(first, count, step, body);
     }
 
     fn is_missing(&self, var: Ix<'k>) -> V<'k> {
@@ -99,17 +105,22 @@ impl<'k> Trace<'_, 'k> {
     }
 
     /// Calls `body` for the nodes of all runs, the last first, that something came down to.
-    fn nodes(&self, least: f64, body: &dyn Fn(RunKind, &Fields<'k>, Ix<'k>, V<'k>)) {
+    /// Where those that walk together share the nodes, `body` gets only its own.
+    fn nodes(&self, least: f64, shared: bool, body: &dyn Fn(RunKind, &Fields<'k>, Ix<'k>, V<'k>)) {
         let (k, walk) = (self.k, self.walk);
         let runs = walk.spec.shape.runs;
         k.for_(0, runs, 1, |i| {
             let run = walk.fields(Ix::Const(runs - 1) - i);
+            let (first, step) = if shared { walk.share(0) } else { (0.into(), 1) };
             walk.by_kind(run.kind, &|kind| {
-                k.for_(0, run.count, 1, |i| {
+                k.for_(first, run.count, step, |i| {
                     let own = self.down(run.to + i).load(F64);
                     k.if_(own.cmp(Cmp::Gt, own.like(least)), || body(kind, &run, i, own));
                 });
             });
+            if shared && walk.shares() {
+                k.if_(run.waits, || walk.wait());
+            }
         });
     }
 
@@ -124,15 +135,22 @@ impl<'k> Trace<'_, 'k> {
         let (k, walk) = (self.k, self.walk);
         let shape = &walk.spec.shape;
         let zero = k.float(F64, 0.0);
-        let mark = |slot: Ix<'k>| self.down(slot).store(k.float(F64, 1.0));
-        self.fill(self.down(0.into()), shape.slots.into(), zero);
-        self.fill(self.per_variable(), shape.variables.into(), k.int(Ty::I64, 0));
-        mark(shape.root.into());
+        let one = k.float(F64, 1.0);
+        let mark = |slot: Ix<'k>| match walk.team {
+            // Several may come to a slot at the same time.
+            Some(team) => team.add(self.down(slot), one),
+            None => self.down(slot).store(one),
+        };
+        self.each(shape.slots, |slot| self.down(slot).store(zero));
+        self.each(shape.variables, |var| self.per_variable(var).store(k.int(Ty::I64, 0)));
         walk.copy_cells(&self.outputs[0], self.row);
+        walk.wait();
+        walk.alone(|| mark(shape.root.into()));
+        walk.wait();
         let give = |var: Ix<'k>, value: V<'k>| {
             k.if_(self.is_missing(var), || self.put(0, &[var], value));
         };
-        self.nodes(0.0, &|kind, run, i, _| match kind {
+        self.nodes(0.0, true, &|kind, run, i, _| match kind {
             RunKind::Product => k.for_(0, run.fan, 1, |j| mark(walk.index(run.index + i * run.fan + j))),
             RunKind::Sum | RunKind::Pairs => {
                 let width = if kind == RunKind::Pairs { 2 } else { 1 };
@@ -187,7 +205,7 @@ impl<'k> Trace<'_, 'k> {
     /// In place of draws from nothing: NaN, or 0 where the output has integers.
     fn nothing(&self) {
         let none = if self.outputs[0].elem.is_float() { f64::NAN } else { 0.0 };
-        self.k.for_(0, self.walk.spec.shape.variables, 1, |var| {
+        self.each(self.walk.spec.shape.variables, |var| {
             self.k.if_(self.is_missing(var), || self.put(0, &[var], self.k.float(F64, none)));
         });
     }
@@ -199,7 +217,7 @@ impl<'k> Trace<'_, 'k> {
 
     /// How far into its term the last draw for a variable came, from 0 to 1.
     fn rest(&self, var: Ix<'k>) -> Ptr<'k> {
-        self.per_variable().offset(Elem::F64, Ix::Const(self.walk.spec.shape.variables) + var)
+        self.per_variable(Ix::Const(self.walk.spec.shape.variables) + var)
     }
 
     /// The first of the largest terms, and its value.
@@ -239,7 +257,7 @@ impl<'k> Trace<'_, 'k> {
     /// The next draw for a variable: SplitMix64 of the seed and a counter, in steps of 2^-53.
     fn uniform(&self, seed: V<'k>, var: Ix<'k>) -> V<'k> {
         let k = self.k;
-        let count = self.per_variable().offset(Elem::I64, var);
+        let count = self.per_variable(var);
         let n = count.load(Ty::I64);
         count.store(n + k.int(Ty::I64, 1));
         let mix = |z: V<'k>| {
@@ -280,45 +298,52 @@ impl<'k> Trace<'_, 'k> {
     fn derivatives(&self) {
         let (k, walk) = (self.k, self.walk);
         let shape = &walk.spec.shape;
-        self.fill(self.down(0.into()), shape.slots.into(), k.float(F64, ZERO));
-        self.down(shape.root.into()).store(k.float(F64, 0.0));
+        self.each(shape.slots, |slot| self.down(slot).store(k.float(F64, ZERO)));
+        walk.wait();
         let add = |slot: Ix<'k>, value: V<'k>| {
             k.if_(value.cmp(Cmp::Gt, value.like(ZERO)), || {
                 let to = self.down(slot);
                 to.store(self.log_add(to.load(F64), value));
             });
         };
-        self.nodes(ZERO, &|kind, run, i, own| match kind {
-            RunKind::Sum | RunKind::Pairs => k.for_(0, run.fan, 1, |j| {
-                let weight = own + walk.numbers(walk.number_at(run.number + i * run.fan + j), 1);
-                let width = if kind == RunKind::Pairs { 2 } else { 1 };
-                let slots = self.slots(kind, run.index + (i * run.fan + j) * width);
-                match slots.as_slice() {
-                    [slot] => add(*slot, weight),
-                    [a, b] => {
-                        add(*a, weight + walk.slot(*b));
-                        add(*b, weight + walk.slot(*a));
+        let all = || {
+            self.nodes(ZERO, false, &|kind, run, i, own| match kind {
+                RunKind::Sum | RunKind::Pairs => k.for_(0, run.fan, 1, |j| {
+                    let weight = own + walk.numbers(walk.number_at(run.number + i * run.fan + j), 1);
+                    let width = if kind == RunKind::Pairs { 2 } else { 1 };
+                    let slots = self.slots(kind, run.index + (i * run.fan + j) * width);
+                    match slots.as_slice() {
+                        [slot] => add(*slot, weight),
+                        [a, b] => {
+                            add(*a, weight + walk.slot(*b));
+                            add(*b, weight + walk.slot(*a));
+                        }
+                        _ => {}
                     }
-                    _ => {}
-                }
-            }),
-            // All factors but one, also where that one is zero.
-            RunKind::Product => k.for_(0, run.fan, 1, |j| {
-                let slot = |j: Ix<'k>| walk.index(run.index + i * run.fan + j);
-                let others = k.for_carry(0, run.fan, 1, &[own], |other, sum| {
-                    let value = walk.slot(slot(other));
-                    vec![other.eq(j).v(k).select(sum[0], sum[0] + value)]
-                });
-                add(slot(j), others[0]);
-            }),
-            _ => {}
+                }),
+                // All factors but one, also where that one is zero.
+                RunKind::Product => k.for_(0, run.fan, 1, |j| {
+                    let slot = |j: Ix<'k>| walk.index(run.index + i * run.fan + j);
+                    let others = k.for_carry(0, run.fan, 1, &[own], |other, sum| {
+                        let value = walk.slot(slot(other));
+                        vec![other.eq(j).v(k).select(sum[0], sum[0] + value)]
+                    });
+                    add(slot(j), others[0]);
+                }),
+                _ => {}
+            })
+        };
+        // What is added to one number is added in one order.
+        walk.alone(|| {
+            self.down(shape.root.into()).store(k.float(F64, 0.0));
+            all();
         });
     }
 
     /// Calls `body` with variable, value, derivative and value if missing of every input.
     fn inputs(&self, body: &dyn Fn(Ix<'k>, V<'k>, V<'k>, V<'k>)) {
         let (k, walk) = (self.k, self.walk);
-        self.nodes(ZERO, &|kind, run, i, own| match kind {
+        self.nodes(ZERO, false, &|kind, run, i, own| match kind {
             RunKind::Indicator => {
                 let [var, value] = [0, 1].map(|n| walk.index(run.index + i * 2 + n));
                 body(var, value.v(k).int_to_float(Elem::F64, false), own, own.like(0.0));
@@ -338,15 +363,17 @@ impl<'k> Trace<'_, 'k> {
 
     fn marginals(&self, values: i64) {
         let (k, variables) = (self.k, self.walk.spec.shape.variables);
-        let of = |var: Ix<'k>, value: Ix<'k>| {
-            self.per_variable().offset(Elem::F64, Ix::Const(variables) + var * values + value)
-        };
-        self.fill(of(0.into(), 0.into()), (variables * values).into(), k.float(F64, ZERO));
-        self.inputs(&|var, value, own, _| {
-            let to = of(var, value.float_to_int(Elem::I64).into());
-            to.store(self.log_add(to.load(F64), own));
+        let of = |var: Ix<'k>, value: Ix<'k>| self.per_variable(Ix::Const(variables) + var * values + value);
+        self.each(variables * values, |at| of(0.into(), at).store(k.float(F64, ZERO)));
+        self.walk.wait();
+        self.walk.alone(|| {
+            self.inputs(&|var, value, own, _| {
+                let to = of(var, value.float_to_int(Elem::I64).into());
+                to.store(self.log_add(to.load(F64), own));
+            });
         });
-        k.for_(0, variables, 1, |var| {
+        self.walk.wait();
+        self.each(variables, |var| {
             let (_, top) = self.largest(values.into(), &|value| of(var, value).load(F64));
             let share = |value: Ix<'k>| functions::exp(of(var, value).load(F64) - top);
             let total = k.for_carry(0, values, 1, &[k.float(F64, 0.0)], |value, sum| vec![sum[0] + share(value)])[0];
@@ -360,21 +387,25 @@ impl<'k> Trace<'_, 'k> {
 
     fn expectation(&self) {
         let (k, variables) = (self.k, self.walk.spec.shape.variables);
-        let of = |var: Ix<'k>, n: i64| self.per_variable().offset(Elem::F64, Ix::Const(variables) + var * 3 + n);
+        let of = |var: Ix<'k>, n: i64| self.per_variable(Ix::Const(variables) + var * 3 + n);
         self.walk.copy_cells(&self.outputs[0], self.row);
         let zero = k.float(F64, 0.0);
-        k.for_(0, variables, 1, |var| {
+        self.each(variables, |var| {
             of(var, 0).store(k.float(F64, ZERO));
             [1, 2].into_iter().for_each(|n| of(var, n).store(zero));
         });
+        self.walk.wait();
         let top = |var: Ix<'k>| of(var, 0).load(F64);
-        self.inputs(&|var, _, own, missing| of(var, 0).store((own + missing).max_or(top(var))));
-        self.inputs(&|var, value, own, missing| {
-            let share = functions::exp(own + missing - top(var));
-            of(var, 1).store(share.fma(value, of(var, 1).load(F64)));
-            of(var, 2).store(of(var, 2).load(F64) + share);
+        self.walk.alone(|| {
+            self.inputs(&|var, _, own, missing| of(var, 0).store((own + missing).max_or(top(var))));
+            self.inputs(&|var, value, own, missing| {
+                let share = functions::exp(own + missing - top(var));
+                of(var, 1).store(share.fma(value, of(var, 1).load(F64)));
+                of(var, 2).store(of(var, 2).load(F64) + share);
+            });
         });
-        k.for_(0, variables, 1, |var| {
+        self.walk.wait();
+        self.each(variables, |var| {
             k.if_(self.is_missing(var), || self.put(0, &[var], of(var, 1).load(F64) / of(var, 2).load(F64)));
         });
     }
@@ -385,7 +416,7 @@ impl Query {
     pub(super) fn outputs(&self) -> Vec<&Access> {
         match self {
             Query::Evidence { output, .. }
-            | Query::Complete { output }
+            | Query::Complete { output, .. }
             | Query::Marginals { output, .. }
             | Query::Expectation { output } => vec![output],
             Query::Mpe { states, value } => vec![states, value],

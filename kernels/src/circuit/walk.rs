@@ -2,13 +2,15 @@
 
 use super::{
     Query, Spec,
+    cuda::Team,
     emit::{Scratch, scratch},
+    runs::Fields,
     table::{RunKind, Space},
 };
 use crate::{
     abi::Kernel,
-    build::{Cmp, Elem, Ix, K, MAX_PARTS, Ptr, Ty, V},
-    cpu::Cpu,
+    build::{Bool, Cmp, Elem, Ix, K, MAX_PARTS, Ptr, Ty, V},
+    cpu::{Cpu, ONE_LANE},
     scalar::{functions, register},
     view::{Part, View, masks, transpose},
 };
@@ -21,6 +23,13 @@ pub(super) struct Walk<'s, 'k> {
     pub cpu: &'static Cpu,
     /// Rows at a time: one, or whole vectors.
     pub rows: i64,
+    /// Values from a slot to the next, and the first row's place in a slot.
+    pub pitch: i64,
+    pub row: Ix<'k>,
+    /// Whether results are stored: a team's rows beyond the last repeat it.
+    pub inside: Bool<'k>,
+    /// Who else walks through the same slots.
+    pub team: Option<Team<'k>>,
     /// Of a vector of values, and vectors of a slot.
     pub lanes: u32,
     pub parts: u32,
@@ -32,7 +41,7 @@ pub(super) struct Walk<'s, 'k> {
     pub maximum: bool,
     /// Whether the numbers are logarithms.
     log_numbers: bool,
-    places: Scratch,
+    pub places: Scratch,
     scratch: Ptr<'k>,
     /// By variable and row: codes as i32.
     pub codes: Ptr<'k>,
@@ -61,6 +70,10 @@ impl<'s, 'k> Walk<'s, 'k> {
             k: kernel.k,
             cpu,
             rows,
+            pitch: rows,
+            row: 0.into(),
+            inside: true.into(),
+            team: None,
             lanes,
             parts: rows as u32 / lanes,
             elem,
@@ -77,6 +90,45 @@ impl<'s, 'k> Walk<'s, 'k> {
             number: table(2),
             variables: table(3),
             breaks: table(4),
+        }
+    }
+
+    /// The walk of a thread, which has a row of its team's tile; the team's memory has these places.
+    pub(super) fn with_team(
+        spec: &'s Spec,
+        kernel: &Kernel<'k>,
+        team: Team<'k>,
+        places: Scratch,
+        space: Space,
+    ) -> Self {
+        let walk = Walk::new(spec, kernel, &ONE_LANE, 1, space);
+        let codes = kernel.scratch.bytes(places.codes);
+        Walk { pitch: team.tile, row: team.row, team: Some(team), codes, places, ..walk }
+    }
+
+    /// Which of many things are this walk's: the first from `from` on, and how far it is to the next.
+    pub(super) fn share(&self, from: i64) -> (Ix<'k>, i64) {
+        self.team.map_or((from.into(), 1), |team| (team.first() + from, team.warps))
+    }
+
+    /// The same for the nodes of a run. Which warp is the first differs from run to run, as many have few nodes.
+    pub(super) fn share_of(&self, run: &Fields<'k>) -> (Ix<'k>, i64) {
+        let (first, step) = self.share(0);
+        (if step > 1 { (first + run.turn).rem(step) } else { first }, step)
+    }
+
+    /// Waits for the others that walk.
+    pub(super) fn wait(&self) {
+        if let Some(team) = self.team {
+            team.wait();
+        }
+    }
+
+    /// Runs what one of those that walk together does for all.
+    pub(super) fn alone(&self, body: impl FnOnce()) {
+        match self.team {
+            Some(team) => self.k.if_(team.first().eq(0), body),
+            None => body(),
         }
     }
 
@@ -107,8 +159,14 @@ impl<'s, 'k> Walk<'s, 'k> {
         V::join(&vec![scalar.broadcast(self.lanes); self.parts as usize])
     }
 
+    /// What values have room for. Threads that do not wait for each other may be at it in f32 and in f64.
+    fn unit(&self) -> Elem {
+        let apart = self.team.is_some_and(|team| team.warps == 1) && self.spec.shape.checked;
+        if apart { Elem::F64 } else { self.elem }
+    }
+
     pub(super) fn slot_at(&self, slot: Ix<'k>) -> Ptr<'k> {
-        self.at(self.places.values).offset(self.elem, slot * self.rows)
+        self.at(self.places.values).offset(self.unit(), slot * self.pitch + self.row)
     }
 
     pub(super) fn slot(&self, slot: Ix<'k>) -> V<'k> {
@@ -120,7 +178,7 @@ impl<'s, 'k> Walk<'s, 'k> {
     }
 
     pub(super) fn scale(&self) -> Ptr<'k> {
-        self.at(self.places.scale)
+        self.at(self.places.scale).offset(self.unit(), self.row)
     }
 
     /// A position from the tables.
@@ -128,8 +186,14 @@ impl<'s, 'k> Walk<'s, 'k> {
         if let (Some(listing), Some(at)) = (&self.spec.listing, at.as_const()) {
             return Ix::Const(i64::from(listing.index[at as usize]));
         }
+        let (from, elem) = self.index_at(at);
+        from.load(Ty::new(elem, 1)).to_index(false)
+    }
+
+    /// Where a position stands, and its type.
+    pub(super) fn index_at(&self, at: Ix<'k>) -> (Ptr<'k>, Elem) {
         let elem = register(self.spec.shape.index);
-        self.index.offset(elem, at).load(Ty::new(elem, 1)).to_index(false)
+        (self.index.offset(elem, at), elem)
     }
 
     /// Where a number stands.
@@ -144,8 +208,12 @@ impl<'s, 'k> Walk<'s, 'k> {
 
     /// Numbers that are values or weights, in the form of the slots.
     pub(super) fn values(&self, from: Ptr<'k>, lanes: u32) -> V<'k> {
-        let numbers = self.numbers(from, lanes);
-        if self.log && !self.log_numbers { functions::log(numbers) } else { numbers }
+        self.as_value(self.numbers(from, lanes))
+    }
+
+    /// A number that is a value or a weight, in the form of the slots.
+    pub(super) fn as_value(&self, number: V<'k>) -> V<'k> {
+        if self.log && !self.log_numbers { functions::log(number) } else { number }
     }
 
     /// A weight for every row.
@@ -189,7 +257,7 @@ impl<'s, 'k> Walk<'s, 'k> {
     }
 
     pub(super) fn code_at(&self, var: Ix<'k>) -> Ptr<'k> {
-        self.codes.offset(Elem::I32, var * self.rows)
+        self.codes.offset(Elem::I32, var * self.pitch + self.row)
     }
 
     /// Whether the codes of a row stand side by side, instead of those of a variable.
@@ -197,21 +265,24 @@ impl<'s, 'k> Walk<'s, 'k> {
         let shape = &self.spec.shape;
         let others = [RunKind::Indicator, RunKind::Gaussian, RunKind::Interval];
         let lookups = shape.breaks == 0 && !others.iter().any(|kind| shape.has(*kind));
-        lookups && self.x.elem.is_float() && self.x.strides[1].is(1) && self.mask.is_none()
+        self.team.is_none() && lookups && self.x.elem.is_float() && self.x.strides[1].is(1) && self.mask.is_none()
     }
 
     /// The code of a cell.
     pub(super) fn code_of(&self, var: Ix<'k>, row: Ix<'k>) -> Ix<'k> {
-        let at = if self.by_row() { row * self.spec.shape.variables + var } else { var * self.rows + row };
-        self.codes.offset(Elem::I32, at).load(Ty::I32).to_index(false)
+        if self.by_row() {
+            let at = row * self.spec.shape.variables + var;
+            return self.codes.offset(Elem::I32, at).load(Ty::I32).to_index(false);
+        }
+        self.code_at(var).offset(Elem::I32, row).load(Ty::I32).to_index(false)
     }
 
     pub(super) fn cell_at(&self, var: Ix<'k>) -> Ptr<'k> {
-        self.at(self.places.cells).offset(self.elem, var * self.rows)
+        self.at(self.places.cells).offset(self.unit(), var * self.pitch + self.row)
     }
 
     /// Reads the cells of `count` rows from `first` on; rows beyond repeat the last. Returns where a cell is missing,
-    /// if the query asks for that.
+    /// if the query asks for that: of a team's walk, a cell that it has read.
     pub(super) fn read(&self, first: Ix<'k>, count: Ix<'k>) -> V<'k> {
         let k = self.k;
         if self.by_row() {
@@ -248,7 +319,8 @@ impl<'s, 'k> Walk<'s, 'k> {
             let column = |i: usize| V::join(&squares.iter().map(|square| square[i]).collect::<Vec<_>>());
             vec![(0..lanes).fold(any[0], |any, i| cell(first + i, column(i as usize), any))]
         });
-        k.for_carry(turned, variables, 1, &any, |var, any| vec![cell(var, self.column(&self.x, &starts, var), any[0])])
+        let (from, step) = self.share(turned);
+        k.for_carry(from, variables, step, &any, |var, any| vec![cell(var, self.column(&self.x, &starts, var), any[0])])
             [0]
     }
 
@@ -433,7 +505,8 @@ impl<'s, 'k> Walk<'s, 'k> {
 
     /// Copies the cells of a row.
     pub(super) fn copy_cells(&self, to: &View<'k>, row: Ix<'k>) {
-        self.k.for_(0, self.spec.shape.variables, 1, |var| {
+        let (from, step) = self.share(0);
+        self.k.for_(from, self.spec.shape.variables, step, |var| {
             let x = self.x.moves(1).load(self.x.at(&[row, var]));
             let value = match (self.x.elem.is_float(), to.elem.is_float()) {
                 (true, true) => x.float_to(register(to.elem)),
@@ -441,7 +514,7 @@ impl<'s, 'k> Walk<'s, 'k> {
                 // States have the type of the cells.
                 _ => x,
             };
-            to.moves(1).store(to.at(&[row, var]), value);
+            self.k.if_(self.inside, || to.moves(1).store(to.at(&[row, var]), value));
         });
     }
 }

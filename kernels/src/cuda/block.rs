@@ -129,15 +129,28 @@ impl<'k> Block<'k> {
 
     /// Adds 1 to an i32 in memory that all blocks see, at once; gives what was there.
     pub fn count(&self, at: Ptr<'k>) -> V<'k> {
+        self.atomic(1, at, self.k.int(Ty::I32, 1))
+    }
+
+    /// Sets bits of an i32 in memory at once.
+    pub fn set_bits(&self, at: Ptr<'k>, bits: V<'k>) {
+        self.atomic(5, at, bits);
+    }
+
+    /// Adds to a float in memory at once.
+    pub fn add_float(&self, at: Ptr<'k>, value: V<'k>) {
+        self.atomic(11, at, value);
+    }
+
+    /// One of LLVM's read-modify-write operations; relaxed; among the threads of the device.
+    fn atomic(&self, operation: i64, at: Ptr<'k>, value: V<'k>) -> V<'k> {
         let k = self.k;
-        // An addition; relaxed; among the threads of the device.
         let attributes = [
-            ("bin_op", k.int_attr(64, 1)),
+            ("bin_op", k.int_attr(64, operation)),
             ("ordering", k.int_attr(64, 2)),
             ("syncscope", StringAttribute::new(k.context(), "device").into()),
         ];
-        let operands = [self.address(at, GLOBAL), k.int(Ty::I32, 1).raw()];
-        k.value_with("llvm.atomicrmw", &operands, Ty::I32, &attributes)
+        k.value_with("llvm.atomicrmw", &[self.address(at, GLOBAL), value.raw()], value.ty, &attributes)
     }
 
     /// The value of the lane whose number differs in the bits of `mask`.

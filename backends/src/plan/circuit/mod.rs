@@ -21,10 +21,10 @@ use graph::{Graph, Inputs};
 use kiln_ir::{ElemType, Node, circuit::Circuit, scalar::Scalar};
 use kiln_kernels::{
     Access,
-    circuit::{Query, Spec},
+    circuit::{On, Query, Spec},
 };
 use order::Order;
-use program::{Back, Program};
+use program::{Back, Program, Reader};
 use range::Range;
 
 pub(super) fn query(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<(), Refusal> {
@@ -58,8 +58,13 @@ pub(super) fn query(p: &mut Planner<'_>, g: &Group<'_>, node: Node) -> Result<()
         _ => return Err((node, format!("the cpu back end has no kernel for {kind}"))),
     };
     let back = if kind == "mpe" { Back::Maximum } else { Back::Always };
-    let program = Program::of(&graph, &Order::of(&graph, false), None, back);
-    launch(p, &program, &cells, query, outputs);
+    let gpu = for_gpu(p);
+    let program = Program::of(&graph, &Order::of(&graph, false), None, back, Reader::Any);
+    launch(p, &program, &cells, query.clone(), outputs.clone(), if gpu { On::Cpu } else { On::All });
+    if gpu {
+        let program = Program::of(&graph, &Order::by_level(&graph, false), None, back, Reader::Gpu(&[]));
+        launch(p, &program, &cells, query, outputs, On::Gpu);
+    }
     Ok(())
 }
 
@@ -70,22 +75,43 @@ struct Cells {
     seed: Option<View>,
 }
 
+/// Whether there are launches for GPUs alone: kernels of a loop are the same everywhere.
+fn for_gpu(p: &Planner<'_>) -> bool {
+    p.options.gpu && p.code.is_none()
+}
+
 fn evidence(p: &mut Planner<'_>, circuit: &Circuit, cells: &Cells, output: View, log: bool) {
     let access = output.layout.access(output.elem);
     let trees = circuit.deterministic && circuit.is_discrete();
+    let gpu = for_gpu(p);
+    let cpu = if gpu { On::Cpu } else { On::All };
     if trees {
         let graph = Graph::of(circuit, Inputs::Positive);
-        let program = Program::of(&graph, &Order::of(&graph, false), None, Back::Always);
-        launch(p, &program, cells, Query::Complete { output: access.clone() }, vec![output.clone()]);
+        let order = Order::of(&graph, false);
+        let complete = |places| Query::Complete { output: access.clone(), places };
+        let program = Program::of(&graph, &order, None, Back::Always, Reader::Any);
+        launch(p, &program, cells, complete(0), vec![output.clone()], cpu);
+        if gpu {
+            let by_level = Order::by_level(&graph, false);
+            let program = Program::of(&graph, &by_level, None, Back::Always, Reader::Gpu(&order.batch));
+            launch(p, &program, cells, complete(order.batches.into()), vec![output.clone()], On::Gpu);
+        }
     }
     let graph = Graph::of(circuit, Inputs::Tables);
     let order = Order::of(&graph, true);
     let range = if log { None } else { Range::of(&graph, &order, output.elem) };
-    let program = Program::of(&graph, &order, range.as_ref(), Back::Never);
-    launch(p, &program, cells, Query::Evidence { output: access, incomplete: trees }, vec![output]);
+    let query = Query::Evidence { output: access, incomplete: trees };
+    let program = Program::of(&graph, &order, range.as_ref(), Back::Never, Reader::Any);
+    launch(p, &program, cells, query.clone(), vec![output.clone()], cpu);
+    if gpu {
+        let order = Order::by_level(&graph, true);
+        let range = if log { None } else { Range::of(&graph, &order, output.elem) };
+        let program = Program::of(&graph, &order, range.as_ref(), Back::Never, Reader::Gpu(&[]));
+        launch(p, &program, cells, query, vec![output], On::Gpu);
+    }
 }
 
-fn launch(p: &mut Planner<'_>, program: &Program, cells: &Cells, query: Query, outputs: Vec<View>) {
+fn launch(p: &mut Planner<'_>, program: &Program, cells: &Cells, query: Query, outputs: Vec<View>, on: On) {
     let spec = Spec {
         rows: cells.x.layout.dims[0].clone(),
         x: cells.x.layout.access(cells.x.elem),
@@ -93,6 +119,7 @@ fn launch(p: &mut Planner<'_>, program: &Program, cells: &Cells, query: Query, o
         shape: program.shape.clone(),
         listing: program.listing.clone(),
         query,
+        on,
     };
     let mut inputs = vec![cells.x.clone()];
     inputs.extend(cells.mask.clone());

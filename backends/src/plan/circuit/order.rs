@@ -22,11 +22,19 @@ const DENSE: usize = 4;
 impl Order {
     /// With `dense`, sums that share their children are put together.
     pub(super) fn of(g: &Graph, dense: bool) -> Order {
+        Order::with(g, dense, &groups(g))
+    }
+
+    /// Few batches, as large as can be, for those who compute all nodes of one at the same time.
+    pub(super) fn by_level(g: &Graph, dense: bool) -> Order {
+        Order::with(g, dense, &vec![0; g.nodes.len()])
+    }
+
+    fn with(g: &Graph, dense: bool, groups: &[u32]) -> Order {
         let block = if dense { blocks(g) } else { vec![None; g.nodes.len()] };
         let mut fused = fused(g, &block);
         let joint = if dense { joint(g, &mut fused) } else { vec![None; g.nodes.len()] };
-        let groups = groups(g);
-        let mut keys = keys(g, &fused, &groups);
+        let mut keys = keys(g, &fused, groups);
         let rises = |keys: &[(u32, u32)]| {
             (0..g.nodes.len() as u32).all(|n| {
                 let own = keys[n as usize];

@@ -21,6 +21,14 @@ pub(super) struct Program {
     pub listing: Option<Listing>,
 }
 
+/// For whom a program is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reader<'a> {
+    Any,
+    /// Runs begin at multiples of 16 bytes. Behind the positions of sums stand these numbers, if there are any.
+    Gpu(&'a [u32]),
+}
+
 /// Whether a walk goes back down, for which every node keeps a slot of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Back {
@@ -34,6 +42,8 @@ pub(super) enum Back {
 const COLUMNS: usize = 4;
 /// With more slots than this, blocks are half as long, so that they stay in the caches.
 const MANY_SLOTS: i64 = 4096;
+/// Bytes to which runs for GPUs are aligned.
+const ALIGN: usize = 16;
 /// Programs of so few positions have code of their own.
 const LISTED: usize = 256;
 
@@ -42,8 +52,10 @@ struct Maker<'g> {
     order: &'g Order,
     range: Option<&'g Range>,
     back: Back,
-    /// The smallest variable below each node, if the walk goes back.
-    smallest: Vec<u32>,
+    /// Of each node, what stands behind the positions of a run of sums: if the walk goes back, the smallest variable below it.
+    behind: Vec<u32>,
+    /// Elements to which positions and numbers of runs are aligned.
+    align: [usize; 2],
     /// Of each node.
     slots: Vec<u32>,
     runs: Vec<Run>,
@@ -53,16 +65,23 @@ struct Maker<'g> {
 
 impl Program {
     /// In plain numbers under the range's scales, or else in logarithms.
-    pub(super) fn of(g: &Graph, order: &Order, range: Option<&Range>, back: Back) -> Program {
+    pub(super) fn of(g: &Graph, order: &Order, range: Option<&Range>, back: Back, reader: Reader<'_>) -> Program {
         let keep = back != Back::Never;
         let head = match range {
             Some(range) => [range.least.unwrap_or(0.0), range.shift(g.root), 0.0, 0.0],
             None => [0.0; HEAD as usize],
         };
         let slots = vec![0; g.nodes.len()];
-        let smallest = if keep { smallest(g) } else { vec![] };
+        let value = range.map_or(ElemType::F64, |r| r.value);
+        let (behind, align) = match reader {
+            Reader::Gpu(behind) if !behind.is_empty() => (behind.to_vec(), ALIGN / value.bytes()),
+            Reader::Gpu(_) => (if keep { smallest(g) } else { vec![] }, ALIGN / value.bytes()),
+            Reader::Any => (if keep { smallest(g) } else { vec![] }, 1),
+        };
+        // Positions have two bytes or four.
+        let align = [if align > 1 { ALIGN / 2 } else { 1 }, align];
         let mut m =
-            Maker { g, order, range, back, smallest, slots, runs: vec![], index: vec![], number: head.to_vec() };
+            Maker { g, order, range, back, behind, align, slots, runs: vec![], index: vec![], number: head.to_vec() };
         let slots = m.batches(keep);
         let (mut variables, mut breaks) = (vec![], vec![]);
         for ((values, of), real) in g.values.iter().zip(&g.breaks).zip(&g.real) {
@@ -75,8 +94,9 @@ impl Program {
         }
         // Field by field.
         let variables = (0..4).flat_map(|field| variables.iter().map(move |v: &[u32; 4]| v[field])).collect();
-        let listed = !keep && m.index.len() <= LISTED;
-        let value = range.map_or(ElemType::F64, |r| r.value);
+        // Dense runs have few positions, and on GPUs code that many threads share.
+        let shared = reader != Reader::Any && m.runs.iter().any(|run| run.kind == RunKind::Dense);
+        let listed = !keep && !shared && m.index.len() <= LISTED;
         let narrow = m.index.iter().all(|i| *i <= u32::from(u16::MAX));
         let mut kinds: Vec<RunKind> = m.runs.iter().map(|r| r.kind).collect();
         kinds.sort_unstable();
@@ -105,6 +125,7 @@ impl Program {
             indices: m.index.len() as i64,
             numbers: m.number.len() as i64,
             breaks: breaks.len() as i64,
+            aligned: reader != Reader::Any,
             kinds,
             block,
             checked: range.is_some_and(|r| r.least.is_some()),
@@ -170,13 +191,18 @@ impl Maker<'_> {
             batch.sort_by_cached_key(|n| (class(g, order, *n), *n));
             let first = slots.take(batch.len() as u32);
             batch.iter().enumerate().for_each(|(i, n)| self.slots[*n as usize] = first + i as u32);
+            let before = self.runs.len();
             for run in batch.chunk_by(|a, b| class(g, order, *a) == class(g, order, *b)) {
                 self.run(run);
+            }
+            if let Some(run) = self.runs.get_mut(before) {
+                run.waits = true;
             }
             let products = batch.iter().all(|n| matches!(g.nodes[*n as usize], Node::Product { .. }));
             if products && self.range.is_some_and(|r| r.rescales) {
                 let to = self.slots[batch[0] as usize];
                 self.push(RunKind::Rescale, batch.len(), 0, to, &[], &[]);
+                self.runs.last_mut().into_iter().for_each(|run| run.waits = true);
             }
             if !keep {
                 ends.iter().for_each(|n| slots.give(self.slots[*n as usize]));
@@ -186,6 +212,8 @@ impl Maker<'_> {
     }
 
     fn push(&mut self, kind: RunKind, count: usize, fan: u32, to: u32, index: &[u32], number: &[f64]) {
+        self.index.resize(self.index.len().next_multiple_of(self.align[0]), 0);
+        self.number.resize(self.number.len().next_multiple_of(self.align[1]), 0.0);
         let run = Run {
             kind,
             count: count as u32,
@@ -193,6 +221,7 @@ impl Maker<'_> {
             to,
             index: self.index.len() as u32,
             number: self.number.len() as u32,
+            waits: false,
         };
         self.index.extend_from_slice(index);
         self.number.extend_from_slice(number);
@@ -300,8 +329,8 @@ impl Maker<'_> {
             }
             RunKind::Columns | RunKind::Rescale => {}
         }
-        if !self.smallest.is_empty() && matches!(kind, RunKind::Sum | RunKind::Pairs) {
-            index.extend(nodes.iter().map(|n| self.smallest[*n as usize]));
+        if !self.behind.is_empty() && matches!(kind, RunKind::Sum | RunKind::Pairs) {
+            index.extend(nodes.iter().map(|n| self.behind[*n as usize]));
         }
         self.push(kind, nodes.len(), fan, to, &index, &number);
     }

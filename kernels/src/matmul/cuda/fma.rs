@@ -15,7 +15,8 @@ use crate::{
 };
 use kiln_ir::ElemType;
 
-/// Threads of a block: a square of 16 by 16.
+/// Threads of a block: a square of 16 by 16, of which a warp has 4 by 8: so its lanes read no more than 128 different bytes of
+/// an operand at a time.
 pub(super) const THREADS: i64 = SIDE * SIDE;
 const SIDE: i64 = 16;
 /// Neighbours that a thread moves at once.
@@ -99,7 +100,8 @@ impl<'k> Task<'_, 'k> {
         let place = Place::of(self.spec, self.kernel, task, tile.size());
         let a = self.moved(Operand::a(self.spec, self.kernel, &place.batch), place.row);
         let b = self.moved(Operand::b(self.spec, self.kernel, &place.batch), place.column);
-        let (down, across) = (self.block.thread.div(SIDE), self.block.thread.rem(SIDE));
+        let (warp, lane) = (self.block.warp, self.block.lane);
+        let (down, across) = (warp.div(2) * 4 + lane.div(8), warp.rem(2) * 8 + lane.rem(8));
 
         let steps = self.kernel.size(&self.spec.k).ceil_div(tile.depth);
         let put = |buffer: Ix<'k>, values: &[V<'k>]| {

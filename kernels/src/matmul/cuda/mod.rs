@@ -58,8 +58,9 @@ impl Way {
         };
         let short = spec.a.elem == b && matches!(b, ElemType::F16 | ElemType::BF16);
         if short && Layout::of_a(spec).is_some() && Layout::of_b(spec).is_some() {
-            let large = hopper::TILES.iter().find(|t| busy(t.size())).filter(|t| hopper::serves(spec, **t));
-            if let (Sm::Sm90a, Some(tile)) = (sm, large) {
+            let large = hopper::TILES.iter().filter(|t| busy(t.size()) && hopper::serves(spec, **t));
+            let fastest = large.min_by_key(|t| t.time_of(tiles(t.size())));
+            if let (Sm::Sm90a, Some(tile)) = (sm, fastest) {
                 return Way::Hopper(*tile);
             }
             let all = &tensor::TILES;

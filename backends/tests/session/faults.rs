@@ -243,3 +243,92 @@ fn what_is_not_for_this_device_runs_on_the_processor_and_says_so() {
     let here = SessionOptions { driver: Some(emulator::driver()), ..Default::default() };
     assert_eq!(Session::new(&built.artifact, here).unwrap().passed_over(), [""; 0]);
 }
+
+unsafe extern "C" fn taken(_: *mut Handle, _: DeviceId) -> Status {
+    emulator::OUT_OF_MEMORY
+}
+
+unsafe extern "C" fn absent(_: *mut DeviceId, _: c_int) -> Status {
+    ILLEGAL_ADDRESS
+}
+
+/// A device that is there and cannot be opened: another process has it for itself, or all of its memory.
+#[test]
+fn what_cannot_be_opened_leaves_the_work_to_the_processor() {
+    let cases: [(fn(&mut Functions), &str); 2] =
+        [(|f| f.context_retain = taken, "CUDA_ERROR_OUT_OF_MEMORY"), (|f| f.device_get = absent, "700")];
+    for (change, reason) in cases {
+        let driver = driver(change);
+        let options = SessionOptions { driver: Some(driver.clone()), ..Default::default() };
+        let session = Session::new(&built().artifact, options).unwrap();
+        assert!(!session.artifact().manifest().targets[session.target()].level.is_gpu());
+        let why = session.passed_over();
+        assert!(why.len() == 1 && why[0].starts_with("the GPU cannot be opened") && why[0].contains(reason), "{why:?}");
+        let error = open(built(), &driver).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains("the GPU cannot be opened"), "{error}");
+    }
+}
+
+thread_local! {
+    /// Contexts retained and released.
+    static CONTEXTS: Cell<[usize; 2]> = const { Cell::new([0; 2]) };
+}
+
+unsafe extern "C" fn retained(context: *mut Handle, device: DeviceId) -> Status {
+    CONTEXTS.set([CONTEXTS.get()[0] + 1, CONTEXTS.get()[1]]);
+    unsafe { (emulator::functions().context_retain)(context, device) }
+}
+
+unsafe extern "C" fn released(_: DeviceId) -> Status {
+    CONTEXTS.set([CONTEXTS.get()[0], CONTEXTS.get()[1] + 1]);
+    0
+}
+
+/// A context takes a device's time and memory, so only who runs something has one.
+#[test]
+fn who_only_asks_makes_no_context() {
+    let driver = driver(|f| (f.context_retain, f.context_release) = (retained, released));
+    let fresh = kiln_runtime::Artifact::from_bytes(&built().bytes).unwrap();
+    let options = SessionOptions { driver: Some(driver.clone()), ..Default::default() };
+    let target = fresh.target_for(&options).unwrap();
+    assert!(fresh.manifest().targets[target].level.is_gpu());
+    kiln_runtime::cuda::Facts::of(Some(&driver)).unwrap();
+    assert_eq!(CONTEXTS.get(), [0, 0]);
+    let session = Session::new(&fresh, options).unwrap();
+    assert_eq!(CONTEXTS.get(), [1, 0]);
+    drop((session, fresh));
+    assert_eq!(CONTEXTS.get(), [1, 1]);
+}
+
+unsafe extern "C" fn endless(milliseconds: *mut f32, _: Handle, _: Handle) -> Status {
+    unsafe { *milliseconds = [f32::INFINITY, f32::NAN, -1.0, f32::MAX][TIMED.get() % 4] };
+    TIMED.set(TIMED.get() + 1);
+    0
+}
+
+thread_local! {
+    static TIMED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Hears times.
+#[derive(Default)]
+struct Heard(std::sync::Mutex<Vec<std::time::Duration>>);
+
+impl kiln_runtime::Profile for Heard {
+    fn launch(&self, event: &kiln_runtime::LaunchEvent) {
+        self.0.lock().unwrap().push(event.duration);
+    }
+}
+
+#[test]
+fn a_time_that_is_none_is_nothing() {
+    let heard = Arc::<Heard>::default();
+    let options = SessionOptions {
+        driver: Some(driver(|f| f.event_elapsed = endless)),
+        profile: Some(heard.clone()),
+        ..Default::default()
+    };
+    run(&mut Session::new(&built().artifact, options).unwrap(), 5).unwrap();
+    let heard = heard.0.lock().unwrap();
+    assert!(heard.len() >= 4 && heard.iter().all(std::time::Duration::is_zero), "{heard:?}");
+}

@@ -89,6 +89,33 @@ fn what_calls_append_the_calls_after_them_see() {
     }
 }
 
+/// Where in the state a launch writes is part of its binding, also where no input or output has an address.
+#[test]
+fn an_entry_without_bytes_to_take_or_give_appends_behind_what_is_there() {
+    let built = build(
+        "module @m stage=legal {
+          dim P = 0..10
+          state @kv : f32[2,P] grows=1 capacity=10 lifetime=session
+          entry @tick() -> (y: f32[2,0]) {
+            %0 = broadcast 1.0 to=[2,1] : f32[2,1]
+            %1 = state.append %0 state=@kv : f32[2,P + 1]
+            %2 = slice %1 axis=1 start=0 end=0 : f32[2,0]
+            return %2
+          }
+          entry @look() -> (y: f32[2,P]) {
+            %3 = state.read state=@kv : f32[2,P]
+            return %3
+          }
+        }",
+    );
+    for mut both in sessions(&built) {
+        for _ in 0..5 {
+            both.check("tick", &[]);
+        }
+        both.check("look", &[]);
+    }
+}
+
 #[test]
 fn a_state_of_a_call_is_empty_as_it_begins() {
     let built = built();

@@ -4,7 +4,7 @@ use super::driver::{Address, DeviceId, Driver, Handle, OUT_OF_MEMORY, Status};
 use crate::error::{Error, Result};
 use crate::format::{Grid, Level, TargetInfo};
 use std::ffi::{CString, c_void};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Numbers of the driver's device attributes.
@@ -19,11 +19,11 @@ const FUNCTION_SHARED: i32 = 8;
 const ERROR_LOG: i32 = 5;
 const ERROR_LOG_BYTES: i32 = 6;
 
-/// The first device of a driver, with its primary context.
+/// The first device of a driver. Its primary context is retained by what first needs one, until the end.
 pub(crate) struct Device {
     driver: Arc<Driver>,
     id: DeviceId,
-    context: Handle,
+    context: OnceLock<Handle>,
     /// Compute capability.
     capability: (i32, i32),
     name: String,
@@ -49,29 +49,46 @@ fn ptx_version(feature: &str) -> Option<(i32, i32)> {
 }
 
 impl Device {
+    /// Asks for the device, without a context; [`Error::NoGpu`] says why it cannot be had.
     pub(crate) fn open(driver: Arc<Driver>) -> Result<Arc<Device>> {
         debug_assert!(driver.devices() > 0);
         let f = driver.functions();
-        let (mut id, mut major, mut minor, mut context) = (0, 0, 0, std::ptr::null_mut());
+        let (mut id, mut major, mut minor) = (0, 0, 0);
         let mut name = [0u8; 128];
         // SAFETY: the pointers are to variables of this function, and `name` has the length that is said.
         unsafe {
-            driver.check("the device", (f.device_get)(&mut id, 0))?;
-            driver.check("the device", (f.device_name)(name.as_mut_ptr().cast(), name.len() as i32 - 1, id))?;
-            driver.check("the device", (f.device_attribute)(&mut major, CAPABILITY_MAJOR, id))?;
-            driver.check("the device", (f.device_attribute)(&mut minor, CAPABILITY_MINOR, id))?;
-            driver.check("the device's context", (f.context_retain)(&mut context, id))?;
+            driver.opened((f.device_get)(&mut id, 0))?;
+            driver.opened((f.device_name)(name.as_mut_ptr().cast(), name.len() as i32 - 1, id))?;
+            driver.opened((f.device_attribute)(&mut major, CAPABILITY_MAJOR, id))?;
+            driver.opened((f.device_attribute)(&mut minor, CAPABILITY_MINOR, id))?;
         }
         let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
         let name = String::from_utf8_lossy(&name[..end]).into_owned();
-        Ok(Arc::new(Device { driver, id, context, capability: (major, minor), name }))
+        Ok(Arc::new(Device { driver, id, context: OnceLock::new(), capability: (major, minor), name }))
     }
 
     fn attribute(&self, which: i32) -> Result<i32> {
         let mut value = 0;
         // SAFETY: the pointer is to a variable of this function.
-        self.call("the device", |f| unsafe { (f.device_attribute)(&mut value, which, self.id) })?;
+        self.driver
+            .check("the device", unsafe { (self.driver.functions().device_attribute)(&mut value, which, self.id) })?;
         Ok(value)
+    }
+
+    /// Retains the primary context, unless this device has it already. A device that gives none, such as one that another
+    /// process has for itself or that has no memory left, is [`Error::NoGpu`].
+    pub(super) fn enter(&self) -> Result<Handle> {
+        if let Some(context) = self.context.get() {
+            return Ok(*context);
+        }
+        let (f, mut context) = (self.driver.functions(), std::ptr::null_mut());
+        // SAFETY: the pointer is to a variable of this function.
+        self.driver.opened(unsafe { (f.context_retain)(&mut context, self.id) })?;
+        if self.context.set(context).is_err() {
+            // SAFETY: another thread was faster, and one release is due for each that retains.
+            unsafe { (f.context_release)(self.id) };
+        }
+        Ok(context)
     }
 
     pub(super) fn driver(&self) -> &Arc<Driver> {
@@ -137,9 +154,9 @@ impl Device {
 
     /// Makes the context that of the calling thread, and calls the driver.
     pub(super) fn call(&self, what: &str, call: impl FnOnce(&super::Functions) -> Status) -> Result<()> {
-        let f = self.driver.functions();
+        let (f, context) = (self.driver.functions(), self.enter()?);
         // SAFETY: the context is retained as long as `self` lives.
-        self.driver.check(what, unsafe { (f.context_set)(self.context) })?;
+        self.driver.check(what, unsafe { (f.context_set)(context) })?;
         self.driver.check(what, call(f))
     }
 
@@ -151,8 +168,10 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: everything that used the context has been dropped: it held this device.
-        unsafe { (self.driver.functions().context_release)(self.id) };
+        if self.context.get().is_some() {
+            // SAFETY: everything that used the context has been dropped: it held this device.
+            unsafe { (self.driver.functions().context_release)(self.id) };
+        }
     }
 }
 
@@ -377,7 +396,8 @@ impl Timer {
         let mut elapsed = 0.0;
         // SAFETY: both events have been recorded, and the pointer is to a variable of this function.
         self.device.call("an event", |f| unsafe { (f.event_elapsed)(&mut elapsed, self.events[0], self.events[1]) })?;
-        Ok(Duration::from_secs_f64(f64::from(elapsed).max(0.0) / 1e3))
+        // A time that is none is not worth failing a run for.
+        Ok(Duration::try_from_secs_f64(f64::from(elapsed) / 1e3).unwrap_or_default())
     }
 }
 

@@ -196,6 +196,12 @@ impl Driver {
         }
     }
 
+    /// A status other than 0 of what opens a device: there is none to run on.
+    pub(super) fn opened(&self, status: Status) -> Result<()> {
+        let fail = |name| Error::NoGpu(format!("the GPU cannot be opened: {name}"));
+        if status == 0 { Ok(()) } else { Err(fail(self.name(status))) }
+    }
+
     /// The error that a status other than 0 is.
     pub(super) fn check(&self, what: &str, status: Status) -> Result<()> {
         let (what, problem) = match status {

@@ -50,6 +50,7 @@ impl Program {
         weights: &[u8],
     ) -> Result<Program> {
         let device = device_for(driver, target)?;
+        device.enter()?;
         let module = Module::load(&device, &target.name, ptx)?;
         let functions =
             target.kernels.iter().map(|k| module.function(&target.name, &k.symbol, k.grid)).collect::<Result<_>>()?;
@@ -206,7 +207,7 @@ impl Engine {
         self.stream.clear(self.states[state].start(), self.states[state].len())
     }
 
-    /// The graph of an entry holds addresses that it no longer uses.
+    /// The graph of an entry holds launches that are no longer its own, or addresses that it no longer uses.
     pub(crate) fn forget_entry(&mut self, entry: usize) {
         self.recordings[entry] = Recording::New;
     }
@@ -379,7 +380,8 @@ fn pointer(memory: &Memory) -> *mut u8 {
     std::ptr::without_provenance_mut(memory.start() as usize)
 }
 
-/// The GPU of the driver, or of the installed one, if the two run the target's code; [`Error::NoGpu`] says why not.
+/// The GPU of the driver, or of the installed one, if the two run the target's code; [`Error::NoGpu`] says why not. Nothing
+/// is made on the device.
 fn device_for(driver: Option<&Arc<Driver>>, target: &TargetInfo) -> Result<Arc<Device>> {
     let device = Device::open(driver.map_or_else(Driver::load, |d| Ok(d.clone()))?)?;
     device.supports(target)?;

@@ -224,7 +224,9 @@ impl Session {
                 self.bindings.iter_mut().for_each(|b| *b = None);
                 engine.grow(arena)?;
             }
+            // The launches of the binding before are no longer those of the entry.
             self.bindings[entry] = None;
+            engine.forget_entry(entry);
             let states: Vec<_> = engine.states().collect();
             let memory = Memory {
                 arena: engine.arena(),

@@ -16,9 +16,13 @@ fn module(text: &str) -> String {
 }
 
 fn planned(text: &str) -> ModulePlan {
+    planned_for(text, false)
+}
+
+fn planned_for(text: &str, gpu: bool) -> ModulePlan {
     let m = kiln_ir::parse(&module(text)).unwrap_or_else(|e| panic!("{e}"));
-    plan(kiln_ir::verify(&m).unwrap_or_else(|e| panic!("{e}")), &PlanOptions::default())
-        .unwrap_or_else(|e| panic!("{e}"))
+    let options = PlanOptions { gpu, ..PlanOptions::default() };
+    plan(kiln_ir::verify(&m).unwrap_or_else(|e| panic!("{e}")), &options).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The loops that are kernels.
@@ -111,6 +115,19 @@ fn heavy_steps_whose_rows_meet_are_launches() {
          }}"
     );
     let plan = planned(&text);
+    assert!(regions(&plan).is_empty());
+    assert!(plan.entries[0].blocks.iter().flatten().any(|s| matches!(s, Step::For { .. })));
+}
+
+#[test]
+fn steps_that_would_keep_one_multiprocessor_busy_are_launches_for_a_gpu() {
+    let text = "dim N = 1..4096
+        entry @f(%x: f32[N,N], %i: i64[]) -> (y: f32[N,N]) {
+           %0 = for %i, %x body(%t: i64[], %c: f32[N,N]) { %1 = matmul %c, %c : f32[N,N] yield %1 } : f32[N,N]
+           return %0
+         }";
+    assert_eq!(regions(&planned(text)).len(), 1);
+    let plan = planned_for(text, true);
     assert!(regions(&plan).is_empty());
     assert!(plan.entries[0].blocks.iter().flatten().any(|s| matches!(s, Step::For { .. })));
 }

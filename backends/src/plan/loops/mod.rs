@@ -26,6 +26,8 @@ use std::{collections::HashMap, ops::Range};
 /// Floating-point operations of a step that are worth the threads of the plan's own loops: they take a core about a
 /// tenth of a millisecond, against microseconds for the launches.
 const HEAVY: i64 = 8 << 20;
+/// The same where a GPU is among the targets: there one multiprocessor of a hundred would have the loop to itself.
+const HEAVY_ON_GPU: i64 = 1 << 20;
 /// Bytes that every thread may have for a loop's own, of which the plan's own loops need one copy.
 const LARGE: i64 = 64 << 20;
 /// What a size that nothing bounds is taken for there.
@@ -117,7 +119,8 @@ impl Planner<'_> {
         let mut kernel = self.leave();
         let usual = |s| self.m.symbols.iter().find(|f| f.symbol == s).map(|f| USUAL.clamp(f.min, f.max));
         let above = |size: Dim, limit: i64| size.eval(&usual).is_none_or(|n| n > limit);
-        let heavy = above(kernel.spec.step_flops(), HEAVY) || above(kernel.spec.scratch_bytes(), LARGE);
+        let most = if self.options.gpu { HEAVY_ON_GPU } else { HEAVY };
+        let heavy = above(kernel.spec.step_flops(), most) || above(kernel.spec.scratch_bytes(), LARGE);
         if heavy && tile.is_none() && !self.is_by_rows(node) && self.m.nodes[node].op != Op::Scan {
             self.forget_refusals(refused);
             return None;

@@ -292,7 +292,11 @@ fn who_only_asks_makes_no_context() {
     let options = SessionOptions { driver: Some(driver.clone()), ..Default::default() };
     let target = fresh.target_for(&options).unwrap();
     assert!(fresh.manifest().targets[target].level.is_gpu());
-    kiln_runtime::cuda::Facts::of(Some(&driver)).unwrap();
+    let other = self::driver(|f| {
+        (f.context_retain, f.context_release) = (retained, released);
+        f.device_attribute = ampere;
+    });
+    assert_eq!(kiln_runtime::cuda::Facts::of(Some(&other)).unwrap().capability, (8, 0));
     assert_eq!(CONTEXTS.get(), [0, 0]);
     let session = Session::new(&fresh, options).unwrap();
     assert_eq!(CONTEXTS.get(), [1, 0]);

@@ -69,8 +69,11 @@ fn code_of(built: &Built) -> &[u8] {
 }
 
 fn check(elem: ElemType) {
-    // The kernels of the two differ in little more than their heads.
-    let sm = if elem == ElemType::BF16 { Sm::Sm90a } else { Sm::Sm80 };
+    // The kernels of the two differ in little more than their heads, and in packed integers of 16 bits.
+    let sm = match elem {
+        ElemType::BF16 | ElemType::I8 | ElemType::U8 | ElemType::I16 | ElemType::U16 => Sm::Sm90a,
+        _ => Sm::Sm80,
+    };
     let (driver, most) = driver();
     let built = build_for(&module(elem), &PlanOptions::default(), vec![Level::Cuda(sm)], Some(driver));
     let mut problems = vec![];

@@ -113,6 +113,20 @@ pub const CASES: &[Case] = &[
         %3 = reshape %2 to=[S,1] : T[S,1]
         %4 = reduce %x kind=min axes=[0,1,2] keep=false : T[]
         return %0, %1, %3, %4 }" },
+    // Long enough for vectors of packed halves and a rest.
+    Case { name: "packed", elems: &[F16, BF16, I8, U8, I16, U16], sizes: &[[2, 70, 1]], tolerance: 2e-6, below: 0, text: "(%x: T[B,S], %y: T[B,S]) -> (a: T[B,S], b: T[B,S], c: T[B,S], d: T[B,S], e: T[B,S], f: i1[B,S], g: T[B], h: T[B], i: T[B], j: T[S], k: T[S]) {
+        %0 = add %x, %y : T[B,S]
+        %1 = sub %x, %y : T[B,S]
+        %2 = mul %x, %y : T[B,S]
+        %3 = max %x, %y : T[B,S]
+        %4 = min %x, %y : T[B,S]
+        %5 = compare %x, %y dir=lt : i1[B,S]
+        %6 = reduce %x kind=sum axes=[1] keep=false : T[B]
+        %7 = reduce %x kind=max axes=[1] keep=false : T[B]
+        %8 = reduce %x kind=min axes=[1] keep=false : T[B]
+        %9 = reduce %x kind=sum axes=[0] keep=false : T[S]
+        %10 = reduce %x kind=max axes=[0] keep=false : T[S]
+        return %0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10 }" },
     Case { name: "reduce_bool", elems: &[I1], sizes: SOME, tolerance: 0.0, below: 0, text: "(%x: T[B,S,K]) -> (a: T[B,S], b: T[B,K]) {
         %0 = reduce %x kind=max axes=[2] keep=false : T[B,S]
         %1 = reduce %x kind=min axes=[1] keep=false : T[B,K]

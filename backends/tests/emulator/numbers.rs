@@ -1,7 +1,7 @@
 //! Arithmetic as PTX defines it, on values as bits.
 
 use super::ptx::{Inst, Kind, Ty};
-use half::f16;
+use half::{bf16, f16};
 
 pub fn mask(bits: u32) -> u64 {
     if bits == 64 { u64::MAX } else { (1 << bits) - 1 }
@@ -11,27 +11,55 @@ pub fn signed(value: u64, bits: u32) -> i64 {
     ((value << (64 - bits)) as i64) >> (64 - bits)
 }
 
-pub fn float(value: u64, bits: u32) -> f64 {
-    match bits {
-        16 => f16::from_bits(value as u16).to_f64(),
-        32 => f64::from(f32::from_bits(value as u32)),
+pub fn float(value: u64, ty: Ty) -> f64 {
+    match (ty.kind, ty.bits) {
+        (Kind::Brain, _) => bf16::from_bits(value as u16).to_f64(),
+        (_, 16) => f16::from_bits(value as u16).to_f64(),
+        (_, 32) => f64::from(f32::from_bits(value as u32)),
         _ => f64::from_bits(value),
     }
 }
 
-/// `value`, which is exact or has been rounded as the type rounds.
-pub fn from_float(value: f64, bits: u32) -> u64 {
-    match bits {
-        16 => u64::from(f16::from_f64(value).to_bits()),
-        32 => u64::from((value as f32).to_bits()),
+/// `value`, which is exact, rounded to odd, or has been rounded as the type rounds. NaN of 16 bits is the canonical one.
+pub fn from_float(value: f64, ty: Ty) -> u64 {
+    match (ty.kind, ty.bits) {
+        (_, 16) if value.is_nan() => 0x7fff,
+        (Kind::Brain, _) => u64::from(bf16::from_f32(to_odd(value)).to_bits()),
+        (_, 16) => u64::from(f16::from_f32(to_odd(value)).to_bits()),
+        (_, 32) => u64::from((value as f32).to_bits()),
         _ => value.to_bits(),
+    }
+}
+
+/// Rounded to the neighbour whose last bit is set, so that rounding to 16 bits afterwards rounds but once.
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    let (exact, even) = (f64::from(near) == value, near.to_bits() & 1 == 0);
+    match () {
+        () if exact || !even => near,
+        () if f64::from(near) < value => near.next_up(),
+        () => near.next_down(),
+    }
+}
+
+/// `a * b + c` rounded to odd, where the product is exact.
+fn fma_to_odd(a: f64, b: f64, c: f64) -> f64 {
+    let product = a * b;
+    let near = product + c;
+    // What the sum has lost, exactly.
+    let part = near - product;
+    let lost = (product - (near - part)) + (c - part);
+    match () {
+        () if !near.is_finite() || lost == 0.0 || near.to_bits() & 1 == 1 => near,
+        () if lost > 0.0 => near.next_up(),
+        () => near.next_down(),
     }
 }
 
 pub fn compare(how: &str, a: u64, b: u64, ty: Ty) -> Result<bool, String> {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let order = match ty.kind {
-        Kind::Float => float(a, ty.bits).partial_cmp(&float(b, ty.bits)),
+        Kind::Float | Kind::Brain => float(a, ty).partial_cmp(&float(b, ty)),
         Kind::Signed => Some(signed(a, ty.bits).cmp(&signed(b, ty.bits))),
         _ => Some(a.cmp(&b)),
     };
@@ -67,20 +95,17 @@ pub fn round(value: f64, has: &dyn Fn(&str) -> bool) -> f64 {
 
 pub fn convert(value: u64, from: Ty, to: Ty, has: &dyn Fn(&str) -> bool) -> u64 {
     match (from.kind, to.kind) {
-        (Kind::Float, Kind::Float) => {
-            let exact = float(value, from.bits);
-            // From f64 to f16 nothing is rounded twice.
-            from_float(round(exact, has), to.bits)
-        }
+        // From f64 to 16 bits nothing is rounded twice.
+        _ if from.is_float() && to.is_float() => from_float(round(float(value, from), has), to),
         // Saturating; NaN is 0 except for 64 bits, where it is never asked for.
-        (Kind::Float, Kind::Signed) => {
-            let whole = round(float(value, from.bits), has);
+        (_, Kind::Signed) if from.is_float() => {
+            let whole = round(float(value, from), has);
             let most = signed(mask(to.bits) >> 1, to.bits);
             (whole as i64).clamp(-most - 1, most) as u64
         }
-        (Kind::Float, _) => (round(float(value, from.bits), has) as u64).min(mask(to.bits)),
-        (Kind::Signed, Kind::Float) => integer_to_float(i128::from(signed(value, from.bits)), to.bits),
-        (_, Kind::Float) => integer_to_float(i128::from(value), to.bits),
+        _ if from.is_float() => (round(float(value, from), has) as u64).min(mask(to.bits)),
+        (Kind::Signed, _) if to.is_float() => integer_to_float(i128::from(signed(value, from.bits)), to),
+        _ if to.is_float() => integer_to_float(i128::from(value), to),
         // What does not fit is cut off; the register around a narrow result is filled with its sign, or with zeros.
         (kind, result) => {
             let value = if kind == Kind::Signed { signed(value, from.bits) as u64 } else { value };
@@ -89,17 +114,16 @@ pub fn convert(value: u64, from: Ty, to: Ty, has: &dyn Fn(&str) -> bool) -> u64 
     }
 }
 
-pub fn integer_to_float(value: i128, bits: u32) -> u64 {
-    match bits {
-        16 => u64::from(f16::from_f64(value as f64).to_bits()),
-        32 => u64::from((value as f32).to_bits()),
-        _ => (value as f64).to_bits(),
-    }
+fn integer_to_float(value: i128, ty: Ty) -> u64 {
+    if ty.bits == 32 { u64::from((value as f32).to_bits()) } else { from_float(value as f64, ty) }
 }
 
 pub fn arithmetic(inst: &Inst, ty: Ty, [a, b, c]: [u64; 3], has: &dyn Fn(&str) -> bool) -> Result<u64, String> {
-    if ty.kind == Kind::Float && !matches!(inst.op.as_str(), "selp") {
-        return float_arithmetic(inst, ty.bits, [a, b, c]);
+    if let Some(word) = ["sat", "relu", "xorsign"].into_iter().find(|word| has(word)) {
+        return Err(format!("no such form: {word}"));
+    }
+    if ty.is_float() && !matches!(inst.op.as_str(), "selp") {
+        return float_arithmetic(inst, ty, [a, b, c]);
     }
     let bits = ty.bits;
     let is_signed = ty.kind == Kind::Signed;
@@ -160,13 +184,18 @@ pub fn arithmetic(inst: &Inst, ty: Ty, [a, b, c]: [u64; 3], has: &dyn Fn(&str) -
     })
 }
 
-pub fn float_arithmetic(inst: &Inst, bits: u32, raw: [u64; 3]) -> Result<u64, String> {
+fn float_arithmetic(inst: &Inst, ty: Ty, raw: [u64; 3]) -> Result<u64, String> {
+    let bits = ty.bits;
     let sign = 1u64 << (bits - 1);
     match inst.op.as_str() {
         "neg" => return Ok(raw[0] ^ sign),
         "abs" => return Ok(raw[0] & !sign),
         // The sign of the first on the second.
         "copysign" => return Ok((raw[1] & !sign) | (raw[0] & sign)),
+        // Without the word, a minimum or maximum with NaN is the other one.
+        "min" | "max" if inst.words.iter().any(|w| w == "NaN") && raw[..2].iter().any(|v| float(*v, ty).is_nan()) => {
+            return Ok(from_float(f64::NAN, ty));
+        }
         _ => {}
     }
     if bits == 32 {
@@ -186,18 +215,19 @@ pub fn float_arithmetic(inst: &Inst, bits: u32, raw: [u64; 3]) -> Result<u64, St
         };
         return Ok(u64::from(value.to_bits()));
     }
-    let [a, b, c] = raw.map(|v| float(v, bits));
+    let [a, b, c] = raw.map(|v| float(v, ty));
     let value = match inst.op.as_str() {
         "add" => a + b,
         "sub" => a - b,
         "mul" => a * b,
         "div" => a / b,
         "fma" if bits == 64 => a.mul_add(b, c),
+        "fma" => fma_to_odd(a, b, c),
         "rcp" => 1.0 / a,
         "sqrt" => a.sqrt(),
         "min" => a.min(b),
         "max" => a.max(b),
         other => return Err(format!("no such operation on floats: {other}")),
     };
-    Ok(from_float(value, bits))
+    Ok(from_float(value, ty))
 }

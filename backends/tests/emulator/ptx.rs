@@ -15,12 +15,24 @@ pub enum Kind {
     Unsigned,
     Signed,
     Float,
+    /// The upper half of an f32.
+    Brain,
     Pred,
 }
 
 impl Ty {
+    pub fn is_float(self) -> bool {
+        matches!(self.kind, Kind::Float | Kind::Brain)
+    }
+
+    /// What a word such as `f16x2` has two of.
+    fn parse_packed(word: &str) -> Option<Ty> {
+        word.strip_suffix("x2").and_then(Ty::parse).filter(|ty| ty.bits == 16)
+    }
+
     fn parse(word: &str) -> Option<Ty> {
         let kind = match word.chars().next()? {
+            _ if word == "bf16" => return Some(Ty { kind: Kind::Brain, bits: 16 }),
             'b' => Kind::Bits,
             'u' => Kind::Unsigned,
             's' => Kind::Signed,
@@ -61,6 +73,8 @@ pub struct Inst {
     pub words: Vec<String>,
     /// The types among the words.
     pub types: Vec<Ty>,
+    /// The type that each operand has two of, the first in the lower half.
+    pub packed: Option<Ty>,
     pub operands: Vec<Operand>,
     pub text: String,
 }
@@ -255,11 +269,13 @@ fn inst(statement: &str, names: &mut Names) -> Result<Inst, String> {
     let (op, list) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let words: Vec<String> = op.split('.').map(str::to_string).collect();
     let types: Vec<Ty> = words[1..].iter().filter_map(|w| Ty::parse(w)).collect();
+    let packed = words[1..].iter().find_map(|w| Ty::parse_packed(w));
     let mut operands = vec![];
     for part in parts(list) {
         operands.push(operand(part, names)?);
     }
-    Ok(Inst { guard, op: words[0].clone(), words: words[1..].to_vec(), types, operands, text: statement.to_string() })
+    let (op, words) = (words[0].clone(), words[1..].to_vec());
+    Ok(Inst { guard, op, words, types, packed, operands, text: statement.to_string() })
 }
 
 /// The operands, cut at commas outside of brackets.

@@ -4,12 +4,11 @@
 
 use super::{
     hopper::is_on_hopper,
-    numbers::{arithmetic, compare, convert, float, from_float, mask, signed},
+    numbers::{arithmetic, compare, convert, mask, signed},
     ptx::{Function, Inst, Kind, Module, Operand, Ty},
     races::When,
     shared::Shared,
 };
-use half::bf16;
 use std::collections::VecDeque;
 
 /// Memory that may be accessed.
@@ -392,13 +391,12 @@ impl<'m> Thread<'m> {
                 return Self::set(frame, &inst.operands[0], value, ty);
             }
             // Two at once: the first is the upper half.
-            "cvt" if has("f16x2") || has("bf16x2") => {
-                let single = |i: usize| self.value(frame, &inst.operands[i], Ty { kind: Kind::Float, bits: 32 });
-                let half = |value: u64| match has("bf16x2") {
-                    true => u64::from(bf16::from_f32(f32::from_bits(value as u32)).to_bits()),
-                    false => from_float(float(value, 32), 16),
-                };
-                let value = (half(single(1)?) << 16) | half(single(2)?);
+            "cvt" if inst.packed.is_some() => {
+                const SINGLE: Ty = Ty { kind: Kind::Float, bits: 32 };
+                let to = inst.packed.ok_or_else(missing)?;
+                let half = |i: usize| Ok(convert(self.value(frame, &inst.operands[i], SINGLE)?, SINGLE, to, &has));
+                let (upper, lower): (Result<_, String>, Result<_, String>) = (half(1), half(2));
+                let value = (upper? << 16) | lower?;
                 return Self::set(frame, &inst.operands[0], value, Ty { kind: Kind::Bits, bits: 32 });
             }
             "cvt" => {
@@ -424,6 +422,10 @@ impl<'m> Thread<'m> {
             }
             _ => {}
         }
+        if let Some(half) = inst.packed {
+            let value = self.both_halves(frame, inst, half)?;
+            return Self::set(frame, &inst.operands[0], value, Ty { kind: Kind::Bits, bits: 32 });
+        }
         let ty = ty.ok_or_else(missing)?;
         let wide = has("wide");
         let mut args = [0u64; 3];
@@ -444,6 +446,25 @@ impl<'m> Thread<'m> {
             _ => ty,
         };
         Self::set(frame, &inst.operands[0], value, to)
+    }
+
+    /// An operation on both halves of registers of 32 bits.
+    fn both_halves(&self, frame: &Frame<'m>, inst: &Inst, ty: Ty) -> Result<u64, String> {
+        let float = ["add", "sub", "mul", "fma", "neg", "abs", "min", "max", "ex2"];
+        let integer = ["add", "min", "max"];
+        if !(if ty.is_float() { &float[..] } else { &integer }).contains(&inst.op.as_str()) {
+            return Err("no such operation on halves".into());
+        }
+        let mut args = [0u64; 3];
+        for (arg, operand) in args.iter_mut().zip(&inst.operands[1..]) {
+            *arg = self.value(frame, operand, Ty { kind: Kind::Bits, bits: 32 })?;
+        }
+        let of = |shift: u32| {
+            let args = args.map(|arg| (arg >> shift) & 0xffff);
+            let value = arithmetic(inst, ty, args, &|word| inst.words.iter().any(|w| w == word))?;
+            Ok::<_, String>((value & 0xffff) << shift)
+        };
+        Ok(of(0)? | of(16)?)
     }
 
     /// `atom[.relaxed.gpu].global.add.u32 old, [address], value`

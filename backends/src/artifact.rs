@@ -204,6 +204,8 @@ impl Lowering<'_> {
         }
         let constant = scratch.iter().filter_map(Dim::as_const).max().unwrap_or(0);
         let symbolic = scratch.iter().filter(|d| d.as_const().is_none()).map(|d| size_expr(d, self.symbols));
+        let (kernels, level) = (self.kernels, self.level);
+        let serves = |step: &&Step| !matches!(step, Step::Launch(l) if !kernels[l.kernel].serves(level));
         Plan {
             entry: index as u32,
             arena_bytes: plan.arena_bytes.clone(),
@@ -211,9 +213,7 @@ impl Lowering<'_> {
             blocks: plan
                 .blocks
                 .iter()
-                .map(|steps| Block {
-                    steps: steps.iter().filter_map(|s| self.serves(s).then(|| self.step(plan, s))).collect(),
-                })
+                .map(|steps| Block { steps: steps.iter().filter(serves).map(|s| self.step(plan, s)).collect() })
                 .collect(),
         }
     }
@@ -239,11 +239,6 @@ impl Lowering<'_> {
                 body: *body,
             },
         }
-    }
-
-    /// Whether the step is one of this target.
-    fn serves(&self, step: &Step) -> bool {
-        !matches!(step, Step::Launch(launch) if !self.kernels[launch.kernel].serves(self.level))
     }
 
     fn launch(&mut self, plan: &EntryPlan, launch: &Launch) -> format::Step {

@@ -7,7 +7,7 @@
 //! ```
 
 use kiln_backends::{
-    artifact::{self, Parts, WriteError},
+    artifact::{self, Parts, RoomError, WriteError},
     code, codec,
     llvm::{Stage, ToolError},
     plan::{ModulePlan, PlanError, PlanOptions, plan},
@@ -101,9 +101,9 @@ pub enum Error {
     Weight(#[from] WeightError),
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The format of artifacts has no room for something in the model.
+    /// Artifacts have no room for something in the model.
     #[error(transparent)]
-    Format(kiln_runtime::Error),
+    Room(#[from] RoomError),
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Code(Vec<ToolError>),
     #[error(transparent)]
@@ -187,7 +187,7 @@ pub fn check(path: &Path, options: &Options) -> Result<Vec<String>, Error> {
 fn planned(module: Verified<'_>, options: &Options, levels: &[Level]) -> Result<ModulePlan, Error> {
     let gpu = levels.iter().any(|level| matches!(level, Level::Cuda(_)));
     let plan = plan(module, &PlanOptions { weights: options.weights, gpu })?;
-    artifact::check(&module, &plan, levels).map_err(Error::Format)?;
+    artifact::check(&module, &plan, levels)?;
     Ok(plan)
 }
 

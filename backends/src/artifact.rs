@@ -15,9 +15,9 @@ use kiln_kernels::{
     cuda::{self, Sm},
 };
 use kiln_runtime::format::{
-    self, Accepts, Arg, Block, Change, Condition, Count, Entry, Grid, Growth, Kernel, Level, Lifetime, MAX_EXTENT,
-    Manifest, Plan, Port, SizeExpr, StateUse, Summary, Swizzle, Symbol, TargetCode, TargetInfo, TensorMap, UNBOUNDED,
-    Writer,
+    self, Accepts, Arg, Block, Change, Condition, Count, Entry, Grid, Growth, Kernel, Level, Lifetime, MAX_ARGS,
+    MAX_EXTENT, Manifest, Plan, Port, SizeExpr, StateUse, Summary, Swizzle, Symbol, TargetCode, TargetInfo, TensorMap,
+    UNBOUNDED, Writer,
 };
 use std::{
     collections::HashMap,
@@ -45,6 +45,22 @@ pub enum WriteError {
     Format(#[from] kiln_runtime::Error),
 }
 
+/// What an artifact has no room for.
+#[derive(Debug, thiserror::Error)]
+pub enum RoomError {
+    /// More than a launch can hand to a kernel. Loops get there, whose body is one kernel.
+    #[error("{label}: expected a kernel that is handed at most {most} {what}, found {found} for {symbol} of {target}")]
+    Arguments { label: String, symbol: String, target: String, what: &'static str, found: usize, most: usize },
+    #[error(transparent)]
+    Format(#[from] kiln_runtime::Error),
+}
+
+/// Bytes of parameters that every CUDA driver takes.
+const CUDA_PARAMETERS: usize = 4096;
+/// Of them those behind tensors and sizes: tasks, scratch memory, status, guard.
+const CUDA_LAST: usize = 4;
+const TENSOR_MAP: usize = 128;
+
 /// Writes the artifact: the weights as a stream, then the rest.
 pub fn write<W: Write + Seek>(mut writer: Writer<W>, parts: &Parts<'_>) -> Result<Summary, WriteError> {
     let reader = Reader::new(&parts.module, &parts.plan.weights, parts.params)?;
@@ -62,12 +78,39 @@ pub fn write<W: Write + Seek>(mut writer: Writer<W>, parts: &Parts<'_>) -> Resul
 /// Whether an artifact can hold the plan: what it cannot hold, [`write`] would refuse once all else is done.
 ///
 /// # Errors
-/// The limit of the format that the module goes beyond.
-pub fn check(module: &Module, plan: &ModulePlan, levels: &[Target]) -> kiln_runtime::Result<()> {
+/// The limit of the format, or of GPUs, that the module goes beyond.
+pub fn check(module: &Module, plan: &ModulePlan, levels: &[Target]) -> Result<(), RoomError> {
     let offsets = vec![0; plan.weights.items().len()];
     let (manifest, plans) = lower(module, plan, levels, &offsets, "");
     format::check_manifest(&manifest)?;
-    plans.iter().enumerate().try_for_each(|(i, plans)| format::check_plans(&manifest, i, plans, u64::MAX))
+    for (i, (target, plans)) in manifest.targets.iter().zip(&plans).enumerate() {
+        plans.iter().flat_map(|plan| &plan.blocks).flat_map(|b| &b.steps).try_for_each(|s| arguments(target, s))?;
+        format::check_plans(&manifest, i, plans, u64::MAX)?;
+    }
+    Ok(())
+}
+
+/// Whether a launch can hand over what its kernel takes.
+fn arguments(target: &TargetInfo, step: &format::Step) -> Result<(), RoomError> {
+    let format::Step::Launch { kernel, args, sizes, limits, .. } = step else { return Ok(()) };
+    let kernel = &target.kernels[*kernel as usize];
+    let bytes = match target.level.is_gpu() {
+        true => 8 * (args.len() + sizes.len() + CUDA_LAST) + TENSOR_MAP * kernel.maps.len(),
+        false => 0,
+    };
+    let counts = [
+        ("tensors", args.len(), MAX_ARGS),
+        ("sizes", sizes.len(), MAX_ARGS),
+        ("limits of loops", limits.len(), MAX_ARGS),
+        ("bytes of parameters", bytes, CUDA_PARAMETERS),
+    ];
+    match counts.into_iter().find(|(_, found, most)| found > most) {
+        None => Ok(()),
+        Some((what, found, most)) => {
+            let (label, symbol, target) = (kernel.label.clone(), kernel.symbol.clone(), target.name.clone());
+            Err(RoomError::Arguments { label, symbol, target, what, found, most })
+        }
+    }
 }
 
 /// The manifest, and the plans of each level. `offsets` are those of the items in the weights.

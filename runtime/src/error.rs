@@ -42,6 +42,9 @@ pub enum Error {
     #[error("the artifact has code for {}, this machine runs {machine}", list(.has))]
     NoTarget { has: Vec<String>, machine: String },
 
+    #[error("no target `{}`; the artifact has {}", plain(name), list(.has))]
+    UnknownTarget { name: String, has: Vec<String> },
+
     #[error("the code for {target} does not load: {problem}")]
     Code { target: String, problem: String },
 

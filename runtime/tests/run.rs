@@ -281,9 +281,11 @@ fn machines_without_a_target_are_told_what_there_is() {
     );
     assert!(matches!(session_err(threads(0)), Error::Threads(_)));
     assert!(matches!(
-        session_err(SessionOptions { target: Some("cpu:z80".into()), ..threads(1) }),
-        Error::NoTarget { .. }
+        session_err(SessionOptions { target: Some("cpu:aarch64".into()), ..threads(1) }),
+        Error::UnknownTarget { .. }
     ));
+    let unknown = session_err(SessionOptions { target: Some("nonsense".into()), ..threads(1) });
+    assert_eq!(unknown.to_string(), "no target `nonsense`; the artifact has cpu:x86-64-v2");
 }
 
 fn session_err(options: SessionOptions) -> Error {

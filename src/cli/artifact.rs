@@ -47,7 +47,7 @@ fn code(error: &Error) -> Code {
         Error::UnsupportedVersion { .. } => Code::Version,
         Error::Truncated { .. } | Error::Corrupt { .. } => Code::Damaged,
         Error::Signature(_) => Code::Signature,
-        Error::NoTarget { .. } | Error::NoGpu(_) => Code::Machine,
+        Error::NoTarget { .. } | Error::UnknownTarget { .. } | Error::NoGpu(_) => Code::Machine,
         Error::Code { .. } => Code::Load,
         Error::NoEntry { .. } => Code::Entry,
         Error::Input { .. } | Error::Tensor(_) | Error::StateFull { .. } => Code::Inputs,

@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Number of threads
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Use the code for this target instead of the best one; `cpu` is the best one for processors
+    #[arg(long)]
+    target: Option<String>,
     #[command(flatten)]
     load: options::Load,
     /// Print one JSON object
@@ -69,7 +72,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         true => from_file(&args, &artifact, given)?,
         false => from_model(&args, &artifact, given)?,
     };
-    let found = session_outputs(&artifact, &args, &entry, &inputs)?;
+    let (target, found) = session_outputs(&artifact, &args, &entry, &inputs)?;
     let missing: Vec<_> = expected
         .iter()
         .filter(|(name, _)| !found.iter().any(|(n, _)| n == name))
@@ -82,6 +85,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let rows: Vec<Row> = pairs.map(|(name, found, expected)| row(name, found, expected, &args)).collect();
     let object = serde_json::json!({
         "entry": entry,
+        "target": target,
         "rtol": args.rtol,
         "atol": args.atol,
         "passed": rows.iter().all(|r| r.passes),
@@ -92,7 +96,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
             "shape": r.shape, "expected_shape": r.expected_shape,
         })).collect::<Vec<_>>(),
     });
-    output::facts(args.json, object, || rows.iter().map(Row::line).collect())?;
+    output::facts(args.json, object, || {
+        let rows: String = rows.iter().map(Row::line).collect();
+        format!("{} on {}\n{rows}", plain(&entry), plain(&target))
+    })?;
     let bad = rows.iter().filter(|r| !r.passes).map(|r| {
         let problem = match r {
             Row { shape, expected_shape, .. } if shape != expected_shape => {
@@ -199,14 +206,18 @@ fn from_model(args: &Args, artifact: &Artifact, given: Option<Named>) -> Result<
     Ok((entry.name.clone(), inputs, expected))
 }
 
-fn session_outputs(artifact: &Artifact, args: &Args, entry: &str, inputs: &Named) -> Result<Named> {
+/// The target that ran, and what it gave.
+fn session_outputs(artifact: &Artifact, args: &Args, entry: &str, inputs: &Named) -> Result<(String, Named)> {
     let threads = args.threads.map(usize::from);
-    let mut session = Session::new(artifact, SessionOptions { threads, ..SessionOptions::default() })?;
+    let mut session =
+        Session::new(artifact, SessionOptions { threads, target: args.target.clone(), ..SessionOptions::default() })?;
+    let target = artifact.manifest().targets[session.target()].name.clone();
     let tensors = inputs.iter().map(|(name, t)| Ok((name.as_str(), interpret::to_runtime(t)?)));
     let tensors = tensors.collect::<Result<Vec<_>>>()?;
     let views: Vec<_> = tensors.iter().map(|(name, t)| (*name, t.view())).collect();
     let outputs = session.entry(entry)?.run(&views)?;
-    outputs.iter().map(|(name, t)| Ok((name.to_owned(), interpret::from_runtime(t.view())?))).collect()
+    let outputs = outputs.iter().map(|(name, t)| Ok((name.to_owned(), interpret::from_runtime(t.view())?)));
+    Ok((target, outputs.collect::<Result<_>>()?))
 }
 
 #[cfg(test)]

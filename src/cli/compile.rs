@@ -200,7 +200,7 @@ impl From<Error> for Failure {
             Error::Verify(e) => Failure::new(Code::Graph, e),
             Error::Weight(e) | Error::Write(WriteError::Weight(e)) => Failure::new(Code::Weights, e),
             Error::Plan(e) => Failure::all(e.0.iter().map(|u| (Code::Unsupported, u))),
-            Error::Format(e) => Failure::new(Code::Unsupported, e),
+            Error::Room(e) => Failure::new(Code::Unsupported, e),
             Error::Code(e) => Failure::all(e.iter().map(|e| (Code::Tool, e))),
             Error::Write(WriteError::Format(e)) => Failure::new(Code::Write, e),
             Error::Record(e) => Failure::new(Code::Pass, format_args!("the record of rewrites: {e}")),

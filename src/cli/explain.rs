@@ -94,8 +94,9 @@ codes! {
     Signature "E0305" 1 "an artifact's signature is missing or wrong"
         "The artifact is not signed by the key that is required, or was changed after it was signed."
     Machine "E0306" 1 "an artifact has no code for this machine"
-        "The message lists the targets in the artifact and the level of this processor. Compile for it: kiln compile \
-         --target TARGET, which may be given several times."
+        "The message lists the targets in the artifact, the level of this processor, and why no GPU serves: there is none, \
+         its driver is missing or too old, or the artifact needs another one. Compile for what is here (kiln doctor): \
+         kiln compile --target TARGET, which may be given several times; cpu beside a GPU's runs where there is no GPU."
     Load "E0307" 1 "the machine code in an artifact does not load"
         "The system does not let the program map code, or the code section is not as the loader needs it."
     Entry "E0308" 2 "an artifact has no entry of that name"

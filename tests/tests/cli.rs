@@ -191,6 +191,9 @@ fn targets_and_doctor_say_what_is_here() {
     let names: Vec<&str> = targets["targets"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
     let expected = ["cpu:x86-64-v2", "cpu:x86-64-v3", "cpu:x86-64-v4", "cpu:aarch64", "cuda:sm_80", "cuda:sm_90a"];
     assert_eq!(names, expected);
+    let of = |name: &str| &targets["targets"].as_array().unwrap()[names.iter().position(|n| *n == name).unwrap()];
+    let gpu = serde_json::json!({"name": "cuda:sm_90a", "ptx": "8.0", "runs_here": false});
+    assert_eq!((&of("cpu:x86-64-v3")["vector_bits"], of("cuda:sm_90a")), (&serde_json::json!(256), &gpu));
     assert!(words("targets").well().stdout.contains("cpu:x86-64-v3"));
     let doctor = words("doctor --json").well().json();
     assert!(doctor["llvm"].as_str().unwrap().starts_with("22."), "{doctor}");
@@ -235,10 +238,40 @@ fn an_artifact_for_gpus_runs_on_the_processor_that_it_has_code_for() {
     let targets = kiln(args).well().json()["targets"].as_array().unwrap().len();
     assert_eq!(targets, 2);
     assert!(kiln(["run", both, "--inputs", "examples/digit.png"]).well().stdout.contains("class 3: 3"));
+    let run = ["run", both, "--inputs", "examples/digit.png", "--json", "--stats", "--target"];
+    let json = kiln(run.into_iter().chain(["cpu"])).well().json();
+    assert!(
+        json["target"].as_str().unwrap().starts_with("cpu:") && json["stats"]["target"] == json["target"],
+        "{json}"
+    );
+    let known = [json["target"].as_str().unwrap(), "cuda:sm_80"];
+    kiln(run.into_iter().chain(["nonsense"])).exits(1).says(&["no target `nonsense`", known[0], known[1]]);
+    kiln(run.into_iter().chain(["cuda:sm_80"])).exits(1).says(&["cuda:sm_80 is asked for"]);
+    let compared = kiln(["compare", both, REFERENCE, "--target", "cpu", "--json"]).well().json();
+    assert_eq!(compared["target"], json["target"]);
     kiln(["compile", VIT, "--target", "cuda:sm_90a", "-o", gpu]).well();
     kiln(["run", gpu, "--inputs", "examples/digit.png"]).exits(1).says(&["cuda:sm_90a"]);
     let ptx = kiln(["compile", VIT, "--target", "cuda:sm_80", "--emit", "ptx"]).well().stdout;
     assert!(ptx.contains(".target sm_80") && ptx.contains(".visible .entry row_"), "{}", &ptx[..500]);
+}
+
+/// A body that is one kernel, and takes more than any kernel is handed.
+#[test]
+fn a_loop_that_takes_too_much_is_no_artifact_at_fault() {
+    let folder = folder();
+    let names = |sigil: &str| (0..1100).map(|i| format!("%a{i}{sigil}")).collect::<Vec<_>>();
+    let adds: String = (1..1100).map(|i| format!("%b{i} = add %b{}, %a{i} : f32[8,16]\n", i - 1)).collect();
+    let text = format!(
+        "module @m stage=imported {{ entry @forward({}, %n: i64[]) -> (y: f32[8,16]) {{
+           %0 = for %n, %a0 body(%i: i64[], %b0: f32[8,16]) {{ {adds} yield %b1099 }} : f32[8,16]
+           return %0 }} }}",
+        names(": f32[8,16]").join(", ")
+    );
+    let (graph, out) = (folder.path().join("loop.kir"), folder.path().join("loop.kiln"));
+    fs::write(&graph, text).unwrap();
+    let done = kiln(["compile", graph.to_str().unwrap(), "-o", out.to_str().unwrap(), "--target", "cpu:native"]);
+    let done = done.exits(1).says(&["E0201", "handed at most 1024 tensors", "region"]);
+    assert!(!done.stderr.contains("malformed"), "{}", done.stderr);
 }
 
 #[test]

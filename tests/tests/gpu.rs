@@ -92,9 +92,14 @@ fn every_example_model_has_code_for_gpus() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models");
     let folder = tempfile::tempdir().unwrap();
     for name in ["digits-vit", "ptrnet-tsp", "digits-hclt"] {
-        let options = kiln::Options { targets: vec!["cuda:sm_80".into()], ..kiln::Options::default() };
-        kiln::compile(&models.join(name), &options, &folder.path().join("model.kiln"))
-            .unwrap_or_else(|e| panic!("{e}"));
+        let targets = vec!["cuda:sm_90a".into(), "cpu:x86-64-v3".into()];
+        let options = kiln::Options { targets: targets.clone(), ..kiln::Options::default() };
+        let out = folder.path().join("model.kiln");
+        kiln::compile(&models.join(name), &options, &out).unwrap_or_else(|e| panic!("{e}"));
+        let artifact = kiln_runtime::Artifact::open(&out).unwrap();
+        let mut has: Vec<String> = artifact.manifest().targets.iter().map(|t| t.name.clone()).collect();
+        has.sort_unstable();
+        assert_eq!(has, ["cpu:x86-64-v3", "cuda:sm_90a"], "{name}");
     }
 }
 

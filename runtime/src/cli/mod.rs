@@ -129,7 +129,7 @@ pub struct EntryArgs {
     /// Number of threads; the default is what affinity and quota leave to this process
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Use the code for this target instead of the best one
+    /// Use the code for this target instead of the best one; `cpu` is the best one for processors
     #[arg(long)]
     pub target: Option<String>,
     #[command(flatten)]

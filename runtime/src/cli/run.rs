@@ -33,6 +33,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let mut options = args.entry.session_options();
     options.profile = counter.clone().map(|c| c as _);
     let mut session = args.entry.session(&artifact, options)?;
+    let target = artifact.manifest().targets[session.target()].name.as_str();
     let inputs = args.entry.read_inputs(&mut session, &entry)?;
     let start = Instant::now();
     let outputs = session.entry(&entry)?.run(&views(&inputs))?;
@@ -55,15 +56,18 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     }
     let stats = counter.map(|counter| {
         let (launches, memory) = (counter.launches(), session.memory_bytes());
-        json!({"launches": launches, "seconds": seconds, "memory_bytes": memory, "threads": session.threads()})
+        let threads = session.threads();
+        json!({"target": target, "launches": launches, "seconds": seconds, "memory_bytes": memory, "threads": threads})
     });
     if let Some(stats) = &stats {
         for (key, value) in stats.as_object().into_iter().flatten() {
-            writeln!(out, "{key}: {value}")?;
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            line!(out, "{key}: {text}")?;
         }
     }
     if args.entry.json {
         let mut facts = facts(args, &entry, &outputs, &classes, stats, seconds);
+        facts["target"] = target.into();
         if let Some(checked) = &checked {
             facts["check"] = checked.json();
         }

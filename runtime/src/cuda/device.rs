@@ -113,17 +113,7 @@ impl Device {
 
     /// Whether the device and its driver run the target's code; an error says why not.
     pub(crate) fn supports(&self, target: &TargetInfo) -> Result<()> {
-        let (c, d) = self.capability;
-        let fits = match target.level {
-            Level::Sm80 => c >= 8,
-            Level::Sm90a => (c, d) == (9, 0),
-            _ => false,
-        };
-        if !fits {
-            let needs = if target.level == Level::Sm90a { "9.0" } else { "8.0 or more" };
-            let (name, target) = (&self.name, &target.name);
-            return Err(Error::NoGpu(format!("{target} needs compute capability {needs}, {name} has {c}.{d}")));
-        }
+        self.serves(target.level, &target.features)?;
         let shared = target.kernels.iter().filter_map(|k| Some(k.grid?.shared_bytes)).max().unwrap_or(0);
         if shared > 0 {
             let has = self.attribute(MOST_SHARED)?;
@@ -137,15 +127,31 @@ impl Device {
         if self.driver.functions().encode_map.is_none() && target.kernels.iter().any(|k| !k.maps.is_empty()) {
             return Err(Error::NoGpu(format!("the CUDA driver makes no tensor maps, which {} needs", target.name)));
         }
-        for feature in &target.features {
-            let ptx =
-                ptx_version(feature).ok_or_else(|| Error::NoGpu(format!("{}: unknown need {feature}", target.name)))?;
+        Ok(())
+    }
+
+    /// Whether they run code of a level with such needs; an error says why not.
+    pub(super) fn serves(&self, level: Level, features: &[String]) -> Result<()> {
+        let (c, d) = self.capability;
+        let fits = match level {
+            Level::Sm80 => c >= 8,
+            Level::Sm90a => (c, d) == (9, 0),
+            _ => false,
+        };
+        let target = format!("cuda:{level}");
+        if !fits {
+            let needs = if level == Level::Sm90a { "9.0" } else { "8.0 or more" };
+            let name = &self.name;
+            return Err(Error::NoGpu(format!("{target} needs compute capability {needs}, {name} has {c}.{d}")));
+        }
+        for feature in features {
+            let ptx = ptx_version(feature).ok_or_else(|| Error::NoGpu(format!("{target}: unknown need {feature}")))?;
             let ((major, minor), (has_major, has_minor)) = (cuda_of(ptx), self.driver.version());
             if (has_major, has_minor) < (major, minor) {
                 return Err(Error::NoGpu(format!(
                     "the CUDA driver is too old: it supports CUDA {has_major}.{has_minor}, the PTX {}.{} of {} needs a \
                      driver for CUDA {major}.{minor} or later",
-                    ptx.0, ptx.1, target.name
+                    ptx.0, ptx.1, target
                 )));
             }
         }

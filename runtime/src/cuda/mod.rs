@@ -11,7 +11,7 @@ mod driver;
 mod map;
 
 use crate::error::{Error, Result};
-use crate::format::{COUNTERS, Kernel, TargetInfo};
+use crate::format::{COUNTERS, Kernel, Level, TargetInfo};
 use control::Control;
 pub(crate) use control::{Guard, Sides};
 use device::{Device, Function, Graph, Memory, Module, Stream, Timer};
@@ -391,6 +391,11 @@ fn device_for(driver: Option<&Arc<Driver>>, target: &TargetInfo) -> Result<Arc<D
 /// Whether there is a GPU for the target; [`Error::NoGpu`] says why not.
 pub(crate) fn runs(driver: Option<&Arc<Driver>>, target: &TargetInfo) -> Result<()> {
     device_for(driver, target).map(drop)
+}
+
+/// Whether there is a GPU for code of this level that needs such versions of PTX (`ptx8.0`); [`Error::NoGpu`] says why not.
+pub fn serves(driver: Option<&Arc<Driver>>, level: Level, features: &[String]) -> Result<()> {
+    Device::open(driver.map_or_else(Driver::load, |d| Ok(d.clone()))?)?.serves(level, features)
 }
 
 /// The first GPU in words, or why there is none.

@@ -35,6 +35,6 @@ pub use manifest::{
 };
 pub use plan::{Arg, BAD_INDEX, BadIndexNote, Block, COUNTERS, Count, Plan, Step};
 pub(crate) use read::{Parsed, parse};
-pub use validate::{MAX_NESTING, check_manifest, check_plans};
+pub use validate::{MAX_ARGS, MAX_NESTING, check_manifest, check_plans};
 #[cfg(feature = "write")]
 pub use write::{Summary, TargetCode, Writer, reseal};

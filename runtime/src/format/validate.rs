@@ -13,7 +13,8 @@ use std::collections::BTreeSet;
 /// How deep `if`, `while` and `for` may stand in each other.
 pub const MAX_NESTING: usize = 64;
 const MAX_RANK: usize = 16;
-const MAX_ARGS: usize = 1024;
+/// The most tensors, numbers and limits of loops that a launch hands to its kernel.
+pub const MAX_ARGS: usize = 1024;
 /// The most threads of a block of a GPU's grid.
 const MAX_BLOCK: u32 = 1024;
 /// The most bytes of shared memory of a block: more than any device has.

@@ -10,6 +10,9 @@ use crate::format::TargetInfo;
 use crate::machine;
 use std::sync::Arc;
 
+/// What stands for all targets that are processors.
+const ANY_CPU: &str = "cpu";
+
 pub(super) enum Machine {
     Cpu(Arc<Program>),
     #[cfg(feature = "cuda")]
@@ -64,7 +67,7 @@ fn choose<T>(
     let names = || targets.iter().map(|t| t.name.clone()).collect();
     let candidates = match &options.target {
         None => artifact.by_preference(),
-        Some(name) => targets.iter().position(|t| t.name == *name).into_iter().collect(),
+        Some(name) => named(artifact, name)?,
     };
     let mut reasons = vec![];
     for i in candidates {
@@ -84,6 +87,20 @@ fn choose<T>(
     }
     reasons.iter().for_each(|reason| here.push_str(&format!("; {reason}")));
     Err(Error::NoTarget { has: names(), machine: here })
+}
+
+/// The targets that a name stands for, the best ones first.
+fn named(artifact: &Artifact, name: &str) -> Result<Vec<usize>> {
+    let targets = &artifact.manifest().targets;
+    let found: Vec<usize> = match name {
+        ANY_CPU => artifact.by_preference().into_iter().filter(|i| !targets[*i].level.is_gpu()).collect(),
+        _ => targets.iter().position(|t| t.name == name).into_iter().collect(),
+    };
+    if found.is_empty() {
+        let has = targets.iter().map(|t| t.name.clone()).collect();
+        return Err(Error::UnknownTarget { name: name.to_owned(), has });
+    }
+    Ok(found)
 }
 
 #[cfg(feature = "cuda")]

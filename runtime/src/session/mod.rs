@@ -35,7 +35,7 @@ pub struct SessionOptions {
     pub threads: Option<usize>,
     /// Threads to use instead of a pool of the session's own.
     pub executor: Option<Arc<dyn Executor>>,
-    /// The name of a target, instead of the best one that this machine runs.
+    /// The name of a target, or `cpu` for the best one of processors, instead of the best one that this machine runs.
     pub target: Option<String>,
     pub loader: Loader,
     /// A CUDA driver to use instead of the one that is installed.

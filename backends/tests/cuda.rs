@@ -157,6 +157,25 @@ fn elementwise_kernels_move_16_bytes_at_a_time() {
     }
 }
 
+/// Two results of 16 bits are converted by one instruction wherever eight neighbours are stored.
+#[test]
+fn results_of_16_bits_are_converted_in_pairs() {
+    for (elem, sm) in ["f16", "bf16"].into_iter().flat_map(|elem| Sm::ALL.map(|sm| (elem, sm))) {
+        let ops = ["tanh %x", "rms_norm %x scale=%g axis=1 eps=1e-6", "matmul %x, %x"];
+        for op in ops {
+            let ty = format!("{elem}[4096,4096]");
+            let text = text_for(
+                &format!(
+                    "module @m stage=legal {{ entry @f(%x: {ty}, %g: {elem}[4096]) -> (z: {ty}) {{ %0 = {op} : {ty} return %0 }} }}"
+                ),
+                sm,
+            );
+            let pairs = text.matches(&format!("cvt.rn.{elem}x2.f32")).count();
+            assert!(pairs >= 4, "{} {elem} {op}: {pairs} pairs in\n{text}", sm.name());
+        }
+    }
+}
+
 /// The loops of a kernel, innermost first: the text between a label and a branch back to it, shortest first.
 fn loops(text: &str) -> Vec<&str> {
     let mut found = vec![];

@@ -58,7 +58,7 @@ impl Family for Apply {
         let lanes = cpu.vector_bytes / widest.max(4);
         module.kernel(symbol, &[], |kernel| {
             let k = kernel.k;
-            let access = |elem| Access { elem, lanes, converts_f16: cpu.converts_f16 };
+            let access = |elem| Access { elem, lanes, converts: cpu.converts };
             let buffers: Vec<_> = (0..=self.inputs.len()).map(|i| kernel.buffer(i)).collect();
             k.for_(kernel.lo * RUN, kernel.hi * RUN, lanes as i64, |i| {
                 let mut input = |n: u32| {

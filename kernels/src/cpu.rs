@@ -10,6 +10,14 @@ pub enum CpuLevel {
     X86V4,
 }
 
+/// Which floats of 16 bits a target converts to f32 and back in one instruction; the others are converted with integers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Converts {
+    Nothing,
+    F16,
+    F16AndBf16,
+}
+
 /// What kernels need to know of a level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cpu {
@@ -19,8 +27,8 @@ pub struct Cpu {
     pub vector_bytes: u32,
     pub vector_registers: u32,
     pub has_fma: bool,
-    /// Whether one instruction converts a vector of f16 to f32 and back.
-    pub converts_f16: bool,
+    /// What one instruction converts.
+    pub converts: Converts,
     /// The fewest bytes of an element of which one instruction moves part of a vector by a mask, where there are masks.
     pub masks_from: Option<usize>,
     pub prefetches: bool,
@@ -39,7 +47,7 @@ pub static ONE_LANE: Cpu = Cpu {
     vector_bytes: 1,
     vector_registers: 64,
     has_fma: true,
-    converts_f16: true,
+    converts: Converts::F16AndBf16,
     masks_from: None,
     prefetches: false,
 };
@@ -96,7 +104,7 @@ static AARCH64: Cpu = Cpu {
     vector_bytes: 16,
     vector_registers: 32,
     has_fma: true,
-    converts_f16: true,
+    converts: Converts::F16,
     masks_from: None,
     prefetches: true,
 };
@@ -106,7 +114,7 @@ static X86V2: Cpu = Cpu {
     vector_bytes: 16,
     vector_registers: 16,
     has_fma: false,
-    converts_f16: false,
+    converts: Converts::Nothing,
     masks_from: None,
     prefetches: true,
 };
@@ -116,7 +124,7 @@ static X86V3: Cpu = Cpu {
     vector_bytes: 32,
     vector_registers: 16,
     has_fma: true,
-    converts_f16: true,
+    converts: Converts::F16,
     masks_from: Some(4),
     prefetches: true,
 };
@@ -126,7 +134,7 @@ static X86V4: Cpu = Cpu {
     vector_bytes: 64,
     vector_registers: 32,
     has_fma: true,
-    converts_f16: true,
+    converts: Converts::F16,
     masks_from: Some(1),
     prefetches: true,
 };

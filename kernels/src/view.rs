@@ -7,7 +7,7 @@ use crate::{
     Access,
     abi::Kernel,
     build::{Ix, K, Ptr, Ty, V},
-    cpu::Cpu,
+    cpu::{Converts, Cpu},
     scalar,
 };
 use kiln_ir::{Dim, ElemType};
@@ -19,7 +19,7 @@ pub(crate) struct View<'k> {
     pub base: Ptr<'k>,
     pub strides: Vec<Ix<'k>>,
     pub elem: ElemType,
-    pub converts_f16: bool,
+    pub converts: Converts,
     /// Whether vectors of neighbours are aligned to their size, or to 16 bytes if they are larger.
     pub whole: bool,
 }
@@ -45,11 +45,11 @@ impl<'k> View<'k> {
     pub(crate) fn new(kernel: &Kernel<'k>, buffer: usize, access: &Access, cpu: &Cpu) -> View<'k> {
         let base = kernel.buffer(buffer).offset(scalar::memory(access.elem), kernel.size(&access.offset));
         let strides = access.strides.iter().map(|s| kernel.size(s)).collect();
-        View { base, strides, elem: access.elem, converts_f16: cpu.converts_f16, whole: false }
+        View { base, strides, elem: access.elem, converts: cpu.converts, whole: false }
     }
 
     pub(crate) fn moves(&self, lanes: u32) -> scalar::Access {
-        scalar::Access { elem: self.elem, lanes, converts_f16: self.converts_f16 }
+        scalar::Access { elem: self.elem, lanes, converts: self.converts }
     }
 
     /// The address of the element at `index` along the first axes.

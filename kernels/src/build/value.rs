@@ -17,6 +17,7 @@ pub enum Elem {
     F64,
     F32,
     F16,
+    BF16,
     I1,
     I8,
     I16,
@@ -27,7 +28,7 @@ pub enum Elem {
 
 impl Elem {
     pub const fn is_float(self) -> bool {
-        matches!(self, Elem::F64 | Elem::F32 | Elem::F16)
+        matches!(self, Elem::F64 | Elem::F32 | Elem::F16 | Elem::BF16)
     }
 
     /// Bits in a register.
@@ -35,7 +36,7 @@ impl Elem {
         match self {
             Elem::I1 => 1,
             Elem::I8 => 8,
-            Elem::I16 | Elem::F16 => 16,
+            Elem::I16 | Elem::F16 | Elem::BF16 => 16,
             Elem::I32 | Elem::F32 => 32,
             Elem::I64 | Elem::F64 | Elem::Ptr => 64,
         }
@@ -46,7 +47,7 @@ impl Elem {
         match self {
             Elem::F64 | Elem::I64 | Elem::Ptr => Elem::I64,
             Elem::F32 | Elem::I32 => Elem::I32,
-            Elem::F16 | Elem::I16 => Elem::I16,
+            Elem::F16 | Elem::BF16 | Elem::I16 => Elem::I16,
             Elem::I8 => Elem::I8,
             Elem::I1 => Elem::I1,
         }
@@ -57,6 +58,7 @@ impl Elem {
             Elem::F64 => Type::float64(context),
             Elem::F32 => Type::float32(context),
             Elem::F16 => Type::float16(context),
+            Elem::BF16 => Type::bfloat16(context),
             Elem::Ptr => melior::dialect::llvm::r#type::pointer(context, 0),
             Elem::I1 | Elem::I8 | Elem::I16 | Elem::I32 | Elem::I64 => IntegerType::new(context, self.bits()).into(),
         }

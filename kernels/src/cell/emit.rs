@@ -70,7 +70,7 @@ impl<'s, 'k> Emitter<'s, 'k> {
         Emitter {
             k: kernel.k,
             sums: Ty::new(register(spec.sum_elem()), lanes),
-            weight: scalar::Access { elem: spec.weight, lanes, converts_f16: cpu.converts_f16 },
+            weight: scalar::Access { elem: spec.weight, lanes, converts: cpu.converts },
             gates: spec.cell.gates(),
             heights,
             widest,

@@ -16,7 +16,7 @@ use crate::{
     Access,
     abi::Kernel,
     build::{Cmp, Elem, Ix, Ptr, Ty, V},
-    cpu::Cpu,
+    cpu::{Converts, Cpu},
     scalar::{self, register},
     view::View,
 };
@@ -103,7 +103,7 @@ impl<'s, 'k> Trees<'s, 'k> {
                 let supported = self.supported(root).offset(Elem::I64, word).load(Ty::I64);
                 let bit = k.op1("arith.shrui", &[supported, bit.v(k)], Ty::I64, &[]) & k.int(Ty::I64, 1);
                 let value = bit.cmp(Cmp::Ne, bit.like(0.0)).select(sum, sum.like(f64::NEG_INFINITY));
-                let to = scalar::Access { elem: output.elem, lanes: 1, converts_f16: false };
+                let to = scalar::Access { elem: output.elem, lanes: 1, converts: Converts::Nothing };
                 to.store(output.at(&[first + row]), value.float_to(register(output.elem)));
             });
         });

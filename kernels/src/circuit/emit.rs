@@ -9,7 +9,7 @@ use crate::{
     Access,
     abi::Kernel,
     build::{Cmp, Elem, Ix, Ty, V},
-    cpu::Cpu,
+    cpu::{Converts, Cpu},
     scalar::{self, functions, register},
     view::View,
 };
@@ -58,7 +58,7 @@ pub(super) fn evidence<'k>(spec: &Spec, kernel: &Kernel<'k>, cpu: &'static Cpu, 
     let (k, shape) = (kernel.k, &spec.shape);
     let places = scratch(shape);
     let output = View::new(kernel, spec.first_table() + 5, output, cpu);
-    let output_type = scalar::Access { elem: output.elem, lanes: 1, converts_f16: false };
+    let output_type = scalar::Access { elem: output.elem, lanes: 1, converts: Converts::Nothing };
     let rows = kernel.size(&spec.rows);
     kernel.tasks(|task| {
         let first = task * shape.block;

@@ -12,7 +12,7 @@ use crate::{
     Access,
     abi::Kernel,
     build::{Cmp, Elem, Ix, K, Ptr, Ty, V},
-    cpu::Cpu,
+    cpu::{Converts, Cpu},
     scalar::{self, functions, register},
     view::View,
 };
@@ -74,7 +74,7 @@ impl<'k> Trace<'_, 'k> {
     /// Stores an f64, or what it stands for in the output's type.
     fn put(&self, output: usize, index: &[Ix<'k>], value: V<'k>) {
         let view = &self.outputs[output];
-        let to = scalar::Access { elem: view.elem, lanes: 1, converts_f16: false };
+        let to = scalar::Access { elem: view.elem, lanes: 1, converts: Converts::Nothing };
         let at = [&[self.row], index].concat();
         let value = if view.elem.is_float() {
             value.float_to(register(view.elem))

@@ -9,6 +9,7 @@ use super::block::{Block, WARP};
 use crate::{
     abi::ModuleBuilder,
     build::{Cmp, Ix, K, Ptr, Ty, V},
+    cpu::Converts,
     matmul::pack::PANEL,
     scalar::{self, register},
 };
@@ -204,7 +205,7 @@ impl<'k> Panel<'k> {
     fn rows(&self, rows: i64, reads: &Reads<'_, 'k>) -> Vec<V<'k>> {
         let (k, cut) = (self.k, self.cut);
         let (ty, width, groups) = (self.ty(), cut.width(), cut.groups);
-        let weight = scalar::Access { elem: cut.weight, lanes: width as u32, converts_f16: true };
+        let weight = scalar::Access { elem: cut.weight, lanes: width as u32, converts: Converts::F16AndBf16 };
         let load = |depth: Ix<'k>| -> Vec<V<'k>> {
             let weights = (0..groups).map(|g| (reads.weight)(depth, g).load_aligned(weight.memory(), VECTOR as u32));
             weights.chain((0..rows).map(|r| (reads.element)(r, depth))).collect()

@@ -7,6 +7,7 @@ use crate::{
     Access, Family,
     abi::{Kernel, ModuleBuilder},
     build::{Bool, Cmp, Elem, Ix, K, Ptr, Ty, V},
+    cpu::Converts,
     cuda::Grid,
     map::axes::Axis,
     scalar::{self, fold, memory},
@@ -81,7 +82,7 @@ impl<'s, 'k> Task<'s, 'k> {
             Operand {
                 base: kernel.buffer(i).offset(memory(elem), kernel.size(&access.offset)),
                 strides: cut.axes.iter().map(|a| kernel.size(&a.strides[i])).collect(),
-                moves: scalar::Access { elem, lanes: 1, converts_f16: true },
+                moves: scalar::Access { elem, lanes: 1, converts: Converts::F16AndBf16 },
             }
         };
         let inputs: Vec<Operand<'k>> = spec.inputs.iter().enumerate().map(|(i, a)| operand(i, a)).collect();

@@ -98,7 +98,7 @@ impl<'k, 'a> Emitter<'k, 'a> {
     }
 
     fn access(&self, matrix: &Matrix, lanes: u32) -> Access {
-        Access { elem: matrix.elem, lanes, converts_f16: self.cpu.converts_f16 }
+        Access { elem: matrix.elem, lanes, converts: self.cpu.converts }
     }
 
     /// The address of the matrix of this batch element.

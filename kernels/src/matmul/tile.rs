@@ -76,7 +76,7 @@ impl MicroKernels {
         };
         MicroKernels {
             tiling,
-            b: Access { elem, lanes: tiling.lanes, converts_f16: cpu.converts_f16 },
+            b: Access { elem, lanes: tiling.lanes, converts: cpu.converts },
             sums: Ty::new(register(spec.sum_elem()), tiling.lanes),
             a_row,
             accumulate: spec.k.as_const().is_none_or(|k| k > spec.k_part()),

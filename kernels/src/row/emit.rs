@@ -4,7 +4,7 @@ use super::{Spec, Stat};
 use crate::{
     abi::Kernel,
     build::{Elem, Ix, K, Ptr, Ty, V},
-    cpu::Cpu,
+    cpu::{Converts, Cpu},
     cuda::team::{self, Team},
     reduce::{
         Kind,
@@ -222,7 +222,7 @@ impl<'k> Row<'_, '_, 'k> {
 
     fn scratch(&self, i: Ix<'k>, part: Part<'k>) -> (scalar::Access, Ptr<'k>) {
         let t = self.task;
-        let moves = scalar::Access { elem: t.elem, lanes: part.lanes(), converts_f16: false };
+        let moves = scalar::Access { elem: t.elem, lanes: part.lanes(), converts: Converts::Nothing };
         (moves, at(t.kernel.scratch, t.ty(1), i))
     }
 

@@ -6,7 +6,10 @@
 pub mod functions;
 mod half;
 
-use crate::build::{Cmp, Elem, K, Ptr, Ty, V};
+use crate::{
+    build::{Cmp, Elem, K, Ptr, Ty, V},
+    cpu::Converts,
+};
 use kiln_ir::{
     ElemType,
     scalar::{Binary, Compare, Expr, Id, Inst, Literal, Unary},
@@ -40,8 +43,8 @@ pub const fn memory(elem: ElemType) -> Elem {
 pub struct Access {
     pub elem: ElemType,
     pub lanes: u32,
-    /// Whether the target converts f16 in one instruction; otherwise it is done with integers.
-    pub converts_f16: bool,
+    /// What the target converts in one instruction.
+    pub converts: Converts,
 }
 
 impl Access {
@@ -53,7 +56,7 @@ impl Access {
     /// The form in registers of elements as they are in memory.
     pub fn from_memory<'k>(self, raw: V<'k>) -> V<'k> {
         match self.elem {
-            ElemType::F16 if self.converts_f16 => raw.bitcast(Elem::F16).float_to(Elem::F32),
+            ElemType::F16 if self.converts != Converts::Nothing => raw.bitcast(Elem::F16).float_to(Elem::F32),
             ElemType::F16 => half::f16_to_f32(raw),
             ElemType::BF16 => raw.int_to(Elem::I32, false).shl(16).bitcast(Elem::F32),
             ElemType::I1 => raw.cmp(Cmp::Ne, raw.like(0.0)),
@@ -64,8 +67,9 @@ impl Access {
     /// The form in memory of elements in registers; floats are rounded to the nearest, ties to even.
     pub fn to_memory<'k>(self, value: V<'k>) -> V<'k> {
         match self.elem {
-            ElemType::F16 if self.converts_f16 => value.float_to(Elem::F16).bitcast(Elem::I16),
+            ElemType::F16 if self.converts != Converts::Nothing => value.float_to(Elem::F16).bitcast(Elem::I16),
             ElemType::F16 => half::f32_to_f16(value),
+            ElemType::BF16 if self.converts == Converts::F16AndBf16 => value.float_to(Elem::BF16).bitcast(Elem::I16),
             ElemType::BF16 => half::f32_to_bf16(value),
             ElemType::I1 => value.int_to(Elem::I8, false),
             _ => value,

@@ -10,7 +10,7 @@ use crate::{
     Access, Family,
     abi::{Kernel, ModuleBuilder},
     build::{Bool, Cmp, Ix, K, Ptr, Ty, V},
-    cpu::ONE_LANE,
+    cpu::{Converts, ONE_LANE},
     cuda::{Grid, Sm, block::Block},
     scalar,
 };
@@ -122,7 +122,7 @@ impl<'s, 'k> Place<'s, 'k> {
                 base: kernel.buffer(buffer).offset(scalar::memory(access.elem), offset),
                 row: stride(2),
                 column: stride(3),
-                access: scalar::Access { elem: access.elem, lanes: 1, converts_f16: true },
+                access: scalar::Access { elem: access.elem, lanes: 1, converts: Converts::F16AndBf16 },
             }
         };
         let mask = spec.mask.as_ref().map(|access| head(3, access, h));

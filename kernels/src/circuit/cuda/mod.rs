@@ -21,7 +21,7 @@ use crate::{
     Access, Family,
     abi::{Kernel, ModuleBuilder},
     build::{Cmp, Elem, Ix, Ptr, Ty, V},
-    cpu::ONE_LANE,
+    cpu::{Converts, ONE_LANE},
     cuda::{
         self, BLOCK_THREADS, Grid,
         block::{Block, WARP},
@@ -188,7 +188,7 @@ fn evidence<'k>(spec: &Spec, kernel: &Kernel<'k>, team: Team<'k>, output: &Acces
         let walk = |space| Walk::with_team(spec, kernel, team, memory_of(spec, way), space);
         let here = walk(spec.shape.space);
         let store = |wanted: V<'k>, value: V<'k>| {
-            let to = scalar::Access { elem: output.elem, lanes: 1, converts_f16: false };
+            let to = scalar::Access { elem: output.elem, lanes: 1, converts: Converts::Nothing };
             let put = || k.if_(wanted, || to.store(output.at(&[row]), value.float_to(register(output.elem))));
             here.alone(put);
         };

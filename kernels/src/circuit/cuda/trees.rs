@@ -17,7 +17,7 @@ use crate::{
     Access,
     abi::Kernel,
     build::{Cmp, Elem, Ix, K, Ptr, Ty, V},
-    cpu::ONE_LANE,
+    cpu::{Converts, ONE_LANE},
     scalar::{self, register},
     view::View,
 };
@@ -57,7 +57,7 @@ pub(super) fn complete<'k>(spec: &Spec, kernel: &Kernel<'k>, team: Team<'k>, out
             let possible = supported.cmp(Cmp::Ne, bit.like(0.0));
             walk.alone(|| {
                 let value = possible.select(trees.total(), k.float(F64, f64::NEG_INFINITY));
-                let to = scalar::Access { elem: output.elem, lanes: 1, converts_f16: false };
+                let to = scalar::Access { elem: output.elem, lanes: 1, converts: Converts::Nothing };
                 k.if_(complete, || to.store(output.at(&[row]), value.float_to(register(output.elem))));
             });
         });

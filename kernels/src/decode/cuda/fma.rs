@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     build::{Elem, Ix, K, Ptr, Ty, V},
+    cpu::Converts,
     cuda::block::{CHUNK_BYTES, WARP},
     decode::Spec,
     scalar,
@@ -115,7 +116,7 @@ impl<'k> Task<'_, 'k> {
 
     fn bring_queries(&self) {
         let (p, k, depth) = (self.place, self.k, self.place.spec.depth);
-        let access = scalar::Access { elem: p.spec.q.elem, lanes: 1, converts_f16: true };
+        let access = scalar::Access { elem: p.spec.q.elem, lanes: 1, converts: Converts::F16AndBf16 };
         let stride = p.kernel.size(&p.spec.q.strides[3]);
         k.for_(p.block.thread, used_rows(p.spec) * depth, super::THREADS, |at| {
             let (there, from) = p.query(0, &p.spec.q, at.div(depth));

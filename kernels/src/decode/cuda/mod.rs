@@ -18,7 +18,7 @@ use crate::{
     Access, Family,
     abi::{COUNTERS, Entry, Kernel, ModuleBuilder},
     build::{Bool, Cmp, Elem, Ix, K, Ptr, Ty, V},
-    cpu::ONE_LANE,
+    cpu::{Converts, ONE_LANE},
     cuda::{
         self, Grid,
         block::{Block, WARP},
@@ -481,7 +481,7 @@ impl<'s, 'k> Worker<'s, 'k> {
         let factor = none.select(sum.like(0.0), sum.like(1.0) / sum);
         let access = &self.spec.output;
         let (_, to) = place.query(4, access, row);
-        let moves = scalar::Access { elem: access.elem, lanes: 1, converts_f16: true };
+        let moves = scalar::Access { elem: access.elem, lanes: 1, converts: Converts::F16AndBf16 };
         let stride = self.kernel.size(&access.strides[3]);
         for i in 0..WIDTH {
             let to = to.offset(scalar::memory(access.elem), (column + i) * stride);

@@ -5,6 +5,7 @@ use crate::{
     Family,
     abi::{Kernel, ModuleBuilder},
     build::{Ix, K, Ptr, Ty, V},
+    cpu::Converts,
     cuda::{
         self, BLOCK_THREADS, Grid,
         block::{Block, WARP},
@@ -107,7 +108,7 @@ struct Element<'s, 'k> {
 
 impl<'k> Element<'_, 'k> {
     fn access(matrix: &Matrix) -> Access {
-        Access { elem: matrix.elem, lanes: 1, converts_f16: true }
+        Access { elem: matrix.elem, lanes: 1, converts: Converts::F16AndBf16 }
     }
 
     /// The address of the element at `row` and `col` of the matrix in buffer `buffer`.
@@ -123,7 +124,7 @@ impl<'k> Element<'_, 'k> {
         match &self.spec.b {
             Rhs::Packed(elem) => {
                 let offset = col.div(PANEL) * PANEL * self.kernel.size(&self.spec.k) + col.rem(PANEL);
-                let access = Access { elem: *elem, lanes: 1, converts_f16: true };
+                let access = Access { elem: *elem, lanes: 1, converts: Converts::F16AndBf16 };
                 (self.kernel.buffer(1).offset(memory(*elem), offset), PANEL.into(), access)
             }
             Rhs::Strided(matrix) => {

@@ -4,6 +4,7 @@ use super::{Place, operand::matrix};
 use crate::{
     abi::Kernel,
     build::{Bool, Ix, K, Ptr, Ty, V},
+    cpu::Converts,
     cuda::aligned,
     matmul::{Matrix, Spec},
     scalar::{Access, fold, memory, register},
@@ -50,7 +51,7 @@ impl<'s, 'k> Epilogue<'s, 'k> {
             base: matrix(kernel, 2 + i, m, &place.batch),
             row: kernel.size(&m.row),
             col: kernel.size(&m.col),
-            access: Access { elem: m.elem, lanes: 1, converts_f16: true },
+            access: Access { elem: m.elem, lanes: 1, converts: Converts::F16AndBf16 },
         };
         let views: Vec<View> = spec.operands.iter().chain([&spec.c]).enumerate().map(view).collect();
         let moved = views.iter().filter(|view| view.col.is(1));

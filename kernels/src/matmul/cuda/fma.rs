@@ -9,6 +9,7 @@ use super::{
 use crate::{
     abi::{Kernel, ModuleBuilder},
     build::{Bool, Ix, Ptr, Ty, V},
+    cpu::Converts,
     cuda::block::{self, Block},
     matmul::Spec,
     scalar::{Access, register},
@@ -169,7 +170,7 @@ impl<'k> Task<'_, 'k> {
         let depth = depth + moved.depth_within;
         let left = operand.left(moved.outer, depth, WIDTH);
         let whole = Ix::Const(WIDTH).le(left).and(moved.aligned);
-        let access = |lanes| Access { elem: operand.elem, lanes, converts_f16: true };
+        let access = |lanes| Access { elem: operand.elem, lanes, converts: Converts::F16AndBf16 };
         let vector = || {
             let access = access(WIDTH as u32);
             let bytes = (WIDTH * operand.elem.bytes() as i64).min(16);

@@ -157,6 +157,16 @@ fn elementwise_kernels_move_16_bytes_at_a_time() {
     }
 }
 
+/// Loops over a known number of rows are not written out.
+#[test]
+fn sums_of_columns_stay_loops() {
+    let text = text_of(
+        "module @m stage=legal { entry @f(%x: f32[8192,512]) -> (z: f32[512]) { %0 = reduce %x kind=sum axes=[0] keep=false : f32[512] return %0 } }",
+    );
+    let loads = text.matches("ld.global").count();
+    assert!((1..=64).contains(&loads), "{loads} loads in\n{text}");
+}
+
 /// Two results of 16 bits are converted by one instruction wherever eight neighbours are stored.
 #[test]
 fn results_of_16_bits_are_converted_in_pairs() {

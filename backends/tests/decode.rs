@@ -7,8 +7,10 @@ use harness::{Compiled, Place, Sizes, decode, encode, random, relative_error, sy
 use kiln_ir::{Dim, ElemType, scalar::Literal};
 use kiln_kernels::{
     Access, Family,
+    abi::COUNTERS,
     build::Ix,
     cpu::CpuLevel,
+    cuda::Sm,
     decode::{
         Spec,
         schedule::{self, Runs, Segment},
@@ -280,6 +282,12 @@ fn covers(workers: &[Vec<(i64, [i64; 5])>], outputs: usize) {
         }
     }
     assert!(came.iter().all(|n| *n < 0), "each output tile is complete");
+}
+
+#[test]
+fn no_more_parts_are_launched_than_there_can_be() {
+    let spec = Spec { splits: Some(i64::MAX), ..plain(ElemType::F16, 4, 2, 1, 64, 64) };
+    assert_eq!(value(&spec.grid(Sm::Sm80).tasks, &[("B", 3), ("S", 9)]), 3 * 2 * COUNTERS);
 }
 
 proptest! {

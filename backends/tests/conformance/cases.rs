@@ -171,11 +171,12 @@ pub const CASES: &[Case] = &[
         %0 = transpose %x perm=[1,0,2] : T[B,S,K]
         %1 = layer_norm %0 scale=%g axis=1 eps=1e-5 : T[B,S,K]
         return %1 }" },
-    Case { name: "rows_constant", elems: &[F32], sizes: ONE, tolerance: 4e-6, below: 0, text: "(%x: T[3,384], %y: T[5,1000]) -> (a: T[3,384], b: T[5,1000], c: T[3]) {
+    Case { name: "rows_constant", elems: &[F32], sizes: ONE, tolerance: 4e-6, below: 0, text: "(%x: T[3,384], %y: T[5,1000], %z: T[600,5]) -> (a: T[3,384], b: T[5,1000], c: T[3], d: T[5]) {
         %0 = layer_norm %x axis=1 eps=1e-12 : T[3,384]
         %1 = softmax %y axis=1 : T[5,1000]
         %2 = reduce %x kind=sum axes=[1] keep=false : T[3]
-        return %0, %1, %2 }" },
+        %3 = reduce %z kind=sum axes=[0] keep=false : T[5]
+        return %0, %1, %2, %3 }" },
     // products
     Case { name: "matmul", elems: FLOATS, sizes: &[[1, 1, 1], [3, 7, 5], [2, 130, 67], [1, 24, 40]], tolerance: 1e-5, below: 0, text: "(%x: T[B,S,K], %y: T[K,S], %z: T[B,K,9], %w: T[1,S,K]) -> (a: T[B,S,S], b: T[B,S,9], c: T[B,S,S]) {
         %0 = matmul %x, %y : T[B,S,S]

@@ -297,6 +297,12 @@ impl<'k> Block<'k> {
         self.members(loaded[0], &[Ty::I32; 4])
     }
 
+    /// The number, of which LLVM knows nothing.
+    pub fn unknown(&self, number: Ix<'k>) -> Ix<'k> {
+        let moved = self.k.asm("mov.b64 $0, $1;", "=l,l", &[number.v(self.k).raw()], Some(Ty::I64));
+        moved.expect("it has a result").to_index(true)
+    }
+
     /// Two f32 as neighbours of bf16 or f16 in a word.
     pub fn pair(&self, bf16: bool, low: V<'k>, high: V<'k>) -> V<'k> {
         let k = self.k;

@@ -17,6 +17,9 @@ use crate::{
 };
 
 const WARPS: i64 = 8;
+/// The rows of a warp from which a known number of them is kept from LLVM, which would write out the loops over them: each
+/// instruction would be fetched to run once.
+const UNROLLED: i64 = 64;
 /// Values of a state, at most, and bytes of each.
 const STATES: i64 = 2;
 const STATE_BYTES: i64 = 8;
@@ -94,7 +97,10 @@ fn across<'k>(task: &Task<'_, 'k>, block: Block<'k>, states: Ptr<'k>, axis: usiz
     let there = index[axis].lt(length);
     let first = task.spec.outer.len();
     let rest: Vec<usize> = (first + 1..task.sizes.len()).collect();
-    let share = (task.sizes[first] + (WARPS - 1) - block.warp).div(WARPS);
+    let mut share = (task.sizes[first] + (WARPS - 1) - block.warp).div(WARPS);
+    if task.sizes[first].as_const().is_some_and(|rows| rows > UNROLLED * WARPS) {
+        share = block.unknown(share);
+    }
     let sum = || {
         combine.each(k, share, 1, |i| {
             let mut index = index.clone();

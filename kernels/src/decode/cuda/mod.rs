@@ -107,7 +107,8 @@ pub(super) fn grid(spec: &Spec) -> Grid {
     };
     let outputs = spec.batch.clone() * spec.kv_heads.clone() * row_tiles(spec).into();
     let (tasks, resident) = match spec.splits {
-        Some(n) => (outputs * n.into(), false),
+        // No more blocks than counters take part, so more parts would never be.
+        Some(n) => (outputs * n.min(COUNTERS).into(), false),
         None => (outputs * spec.keys.ceil_div(&tile_keys(spec, step).into()).max_with(&1.into()), true),
     };
     // A block may have a part of the first output tile of its run, and one of the last.

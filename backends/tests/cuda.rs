@@ -13,6 +13,7 @@ mod harness;
 mod hopper;
 #[path = "circuit/make.rs"]
 mod make;
+mod prefill;
 mod ptx;
 
 use cases::{CASES, DIMS, chosen};

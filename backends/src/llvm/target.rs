@@ -98,7 +98,7 @@ const CUDA_INTRINSICS: &[&str] = &[
     "llvm.nvvm.barrier.cta.red",
     "llvm.nvvm.barrier.cta.sync",
     "llvm.nvvm.cp.async",
-    "llvm.nvvm.ex2.approx",
+    "llvm.nvvm.ex2.approx.ftz",
     "llvm.nvvm.fmax",
     "llvm.nvvm.ff2bf16x2.rn",
     "llvm.nvvm.ff2f16x2.rn",

@@ -208,7 +208,12 @@ fn float_arithmetic(inst: &Inst, ty: Ty, raw: [u64; 3]) -> Result<u64, String> {
             "fma" => a.mul_add(b, c),
             "rcp" => 1.0 / a,
             "sqrt" => a.sqrt(),
-            "ex2" => a.exp2(),
+            "ex2" => {
+                // With `.ftz`, numbers below the normal ones are zeros, before and after.
+                let flushes = inst.words.iter().any(|word| word == "ftz");
+                let flush = |x: f32| if flushes && x.is_subnormal() { 0f32.copysign(x) } else { x };
+                flush(flush(a).exp2())
+            }
             "min" => a.min(b),
             "max" => a.max(b),
             other => return Err(format!("no such operation on floats: {other}")),

@@ -127,6 +127,13 @@ impl<'k> Block<'k> {
         self.call("llvm.nvvm.membar.gl", &[], &[]);
     }
 
+    /// The same number, of which the compiler knows nothing: what is made of it is made here. Of a number that a loop does not
+    /// change it would make all addresses before the loop, and there are no registers to keep them in.
+    pub fn made_here(&self, number: Ix<'k>) -> Ix<'k> {
+        let number = self.k.asm("mov.b64 $0, $1;", "=l,l", &[number.v(self.k).raw()], Some(Ty::I64));
+        Ix::Value(number.expect("a result"))
+    }
+
     /// Adds 1 to an i32 in memory that all blocks see, at once; gives what was there.
     pub fn count(&self, at: Ptr<'k>) -> V<'k> {
         self.atomic(1, at, self.k.int(Ty::I32, 1))
@@ -192,6 +199,21 @@ impl<'k> Block<'k> {
             mask /= 2;
         }
         all
+    }
+
+    /// Words of the four lanes of a quad change places: lane `l` gets word `l` of each, in the order of the lanes.
+    pub fn turn_quad(&self, mut words: [V<'k>; 4]) -> [V<'k>; 4] {
+        for mask in [1, 2] {
+            let upper = self.lane.div(mask).rem(2).eq(1).v(self.k);
+            for low in (0..4).filter(|i| i & mask == 0) {
+                let high = low + mask;
+                let [a, b] = [low, high].map(|i| words[i as usize]);
+                let other = self.shuffle(upper.select(a, b), mask);
+                words[low as usize] = upper.select(other, a);
+                words[high as usize] = upper.select(b, other);
+            }
+        }
+        words
     }
 
     /// A pointer to shared memory as one into its address space.

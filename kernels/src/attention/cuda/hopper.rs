@@ -5,7 +5,7 @@
 //!
 //! In shared memory lie slabs of 64 elements of depth and 128 rows.
 
-use super::{Place, Spec, Tile};
+use super::{COLUMNS, Place, QUAD, Spec, Tile};
 use crate::{
     Access, Family,
     abi::{Entry, ModuleBuilder},
@@ -39,9 +39,6 @@ const SLAB: i64 = ROWS * WIDTH * 2;
 const STAGES: i64 = 2;
 /// The block's barrier where threads that store meet; the two groups have 1 and 2.
 const STORES: i64 = 3;
-/// Lanes that have a row of sums, and columns next to each other that a lane has of every eight.
-const QUAD: i64 = 4;
-const COLUMNS: i64 = 8;
 
 /// Queries and keys, neighbours of which lie along the depth of their products, and values, across it.
 const ALONG: Layout = Layout { swizzle: Swizzle::Bytes128, outer: false, across: 0 };
@@ -276,7 +273,7 @@ impl<'s, 'k> Job<'s, 'k> {
             let none = || [vec![k.zero(Ty::F32); count + 2], rest.to_vec()].concat();
             let done = k.if_else(Ix::Const(0).lt(place.steps()), some, none);
             self.queries.release(queries.stage);
-            part.finish(&done[..count], &done[count..count + 2]);
+            place.store(row, &done[..count], &done[count..count + 2]);
             [&self.queries.next(queries).values()[..], &done[count + 2..]].concat()
         });
     }
@@ -400,18 +397,5 @@ impl<'k> Part<'_, '_, 'k> {
     /// Shares as the left side of products: four words for every sixteen keys.
     fn pairs(&self, shares: &[V<'k>]) -> Vec<V<'k>> {
         shares.chunks(2).map(|pair| self.job.block.pair(self.bf16(), pair[0], pair[1])).collect()
-    }
-
-    /// Divides by the sums and stores.
-    fn finish(&self, results: &[V<'k>], sums: &[V<'k>]) {
-        let p = self.place;
-        for (r, share) in p.finish(sums, QUAD).into_iter().enumerate() {
-            p.k.if_((self.row + r as i64 * 8).lt(p.queries), || {
-                for (i, result) in results.iter().enumerate().filter(|(i, _)| i % 4 / 2 == r) {
-                    let (row, column) = self.at(0.into(), i as i64);
-                    p.output.access.store(p.output.at(row, column), *result * share);
-                }
-            });
-        }
     }
 }

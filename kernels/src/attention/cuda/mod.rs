@@ -11,10 +11,13 @@ use crate::{
     abi::{Kernel, ModuleBuilder},
     build::{Bool, Cmp, Ix, K, Ptr, Ty, V},
     cpu::{Converts, ONE_LANE},
-    cuda::{Grid, Sm, block::Block},
+    cuda::{
+        Grid, Sm, aligned,
+        block::{Block, CHUNK, CHUNK_BYTES},
+    },
     scalar,
 };
-use kiln_ir::types::Kind;
+use kiln_ir::{ElemType, types::Kind};
 
 /// Queries of a block, and keys of a step.
 const QUERIES: i64 = 64;
@@ -26,6 +29,10 @@ struct Tile {
     queries: i64,
     keys: i64,
 }
+
+/// Lanes that have a row of sums of tensor cores, and the columns of which each of them has two neighbours.
+const QUAD: i64 = 4;
+const COLUMNS: i64 = 8;
 
 /// Exponentials are powers of two.
 const LOG2_E: f64 = std::f64::consts::LOG2_E;
@@ -212,9 +219,9 @@ impl<'s, 'k> Place<'s, 'k> {
         k.if_else(sees.and(query.lt(self.queries)), masked, never)[0]
     }
 
-    /// `2^x`, to about two units in the last place.
+    /// `2^x`, to about two units in the last place, and 0 below the normal numbers.
     fn power(&self, x: V<'k>) -> V<'k> {
-        self.k.call_intrinsic("llvm.nvvm.ex2.approx", &[x], Ty::F32)
+        self.k.call_intrinsic("llvm.nvvm.ex2.approx.ftz", &[x], Ty::F32)
     }
 
     /// Makes the scores of a row, of which `lanes` neighbouring lanes each have some, its shares: powers of two. The state
@@ -248,5 +255,47 @@ impl<'s, 'k> Place<'s, 'k> {
             none.select(sum.like(0.0), sum.like(1.0) / *sum)
         };
         all.iter().map(share).collect()
+    }
+
+    /// Divides results by the sums of the lanes of a quad and stores them. A lane has them as tensor cores leave them: of every
+    /// eight columns two of its row, of which `row` is the first, and two of the row eight further down.
+    fn store(&self, row: Ix<'k>, results: &[V<'k>], sums: &[V<'k>]) {
+        let (k, access, lane) = (self.k, self.output.access, self.block.lane.rem(QUAD));
+        let halves = matches!(self.spec.output.elem, ElemType::F16 | ElemType::BF16) && self.output.column.is(1);
+        let well = match halves {
+            true => aligned(&[self.output.base], &[self.output.row * 2], CHUNK_BYTES),
+            false => Bool::Const(false),
+        };
+        for (r, share) in self.finish(sums, QUAD).into_iter().enumerate() {
+            let query = row + r as i64 * 8;
+            let there = query.lt(self.queries);
+            let own: Vec<V> = results.chunks(2).skip(r).step_by(2).flatten().map(|result| *result * share).collect();
+            // Four times eight columns go to the lanes of the quad, eight each; what is left are pairs.
+            let chunks = || {
+                let bf16 = self.spec.output.elem == ElemType::BF16;
+                let words: Vec<V> = own.chunks(2).map(|pair| self.block.pair(bf16, pair[0], pair[1])).collect();
+                let (fours, rest) = words.as_chunks::<4>();
+                let turned: Vec<V> = fours.iter().map(|four| k.vector(&self.block.turn_quad(*four))).collect();
+                k.if_(there, || {
+                    for (i, chunk) in turned.iter().enumerate() {
+                        let column = (lane + i as i64 * QUAD) * CHUNK;
+                        self.output.at(query, column).store_aligned(*chunk, CHUNK_BYTES as u32);
+                    }
+                    for (i, pair) in (fours.len() as i64 * QUAD..).zip(rest) {
+                        self.output.at(query, lane * 2 + i * COLUMNS).store_aligned(*pair, 4);
+                    }
+                });
+                vec![]
+            };
+            let one_by_one = || {
+                k.if_(there, || {
+                    for (i, result) in (0..).zip(&own) {
+                        access.store(self.output.at(query, lane * 2 + (i / 2 * COLUMNS + i % 2)), *result);
+                    }
+                });
+                vec![]
+            };
+            k.if_else(well, chunks, one_by_one);
+        }
     }
 }

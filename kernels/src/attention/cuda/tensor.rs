@@ -4,7 +4,7 @@
 //! Rows of queries, keys and values lie in shared memory as chunks of 16 bytes, a power of two of them a row, which change
 //! places so that the eight of a matrix of `ldmatrix`, one above the other, are in different banks.
 
-use super::{Head, KEYS, Place, QUERIES, Spec, TILE};
+use super::{COLUMNS, Head, KEYS, Place, QUAD, QUERIES, Spec, TILE};
 use crate::{
     abi::ModuleBuilder,
     build::{Bool, Elem, Ix, Ptr, Ty, V},
@@ -19,11 +19,9 @@ const WARPS: i64 = 4;
 pub(super) const THREADS: i64 = WARPS * WARP;
 /// Queries of a warp.
 const WARP_QUERIES: i64 = 16;
-/// Depth of a product of tensor cores, and columns of its sums.
+/// Depth of a product of tensor cores.
 const STEP: i64 = 16;
-const COLUMNS: i64 = 8;
-/// Lanes that have a row of sums.
-const QUAD: i64 = 4;
+
 /// Whether there are tensor cores and shared memory for it.
 pub(super) fn serves(spec: &Spec) -> bool {
     let elem = spec.q.elem;
@@ -77,33 +75,45 @@ impl<'k> Rows<'k> {
         (row * pitch + chunk.xor(swizzle)) * CHUNK_BYTES
     }
 
-    /// Starts to bring `count` rows, of which those that there are not become zero.
-    fn bring(&self, first: Ix<'k>, count: i64) {
-        let across = self.depth / CHUNK;
-        self.block.copy_chunks(self.aligned, |copy| {
-            for i in 0..count * across / THREADS {
-                let at = self.block.thread + i * THREADS;
-                let (row, chunk) = (at.div(across), at.rem(across));
-                let there = (first + row).lt(self.rows);
-                // Where nothing is read, the address has to be one all the same.
-                let source = there.choose(first + row, 0) * self.stride + chunk * CHUNK;
-                copy(
-                    self.to.bytes(self.place(row, chunk)),
-                    self.from.offset(Elem::I16, source),
-                    there.choose(CHUNK, 0),
-                );
-            }
-        });
+    /// Bytes of a row.
+    fn row_bytes(&self) -> i64 {
+        pitch(self.depth) * CHUNK_BYTES
     }
 
-    /// The registers of four matrices, of which the first begins at `row` and `chunk`, the second eight rows further down or a
-    /// chunk further on, as `down` says, the third the other way, and the fourth both.
-    fn fragment(&self, row: Ix<'k>, chunk: i64, down: bool, transposed: bool) -> Vec<V<'k>> {
+    /// Starts to bring `count` rows, of which those that there are not become zero. A thread has the same chunk of some rows.
+    fn bring(&self, first: Ix<'k>, count: i64) {
+        let (across, pitch) = (self.depth / CHUNK, pitch(self.depth));
+        let (row, chunk) = (self.block.thread.div(pitch), self.block.thread.rem(pitch));
+        let copies = || {
+            self.block.copy_chunks(self.aligned, |copy| {
+                for below in (0..count).step_by((THREADS / pitch) as usize) {
+                    let at = first + row + below;
+                    let there = at.lt(self.rows);
+                    // Where nothing is read, the address has to be one all the same.
+                    let source = there.choose(at, 0) * self.stride + chunk * CHUNK;
+                    // Chunks lie alike every eight rows.
+                    let to = self.place(row + below % 8, chunk) + below / 8 * 8 * self.row_bytes();
+                    copy(self.to.bytes(to), self.from.offset(Elem::I16, source), there.choose(CHUNK, 0));
+                }
+            });
+        };
+        match across == pitch {
+            true => copies(),
+            false => self.block.k.if_(chunk.lt(across), copies),
+        }
+    }
+
+    /// Where this lane's row of the four matrices at the beginning is, as [`Rows::fragment`] wants it.
+    fn lane(&self) -> Ix<'k> {
         let (matrix, r) = (self.block.lane.div(8), self.block.lane.rem(8));
-        let (low, high) = (matrix.rem(2), matrix.div(2));
-        let (below, beside) = if down { (low, high) } else { (high, low) };
-        let at = self.place(row + below * 8 + r, beside + chunk);
-        self.block.load_matrices(self.to.bytes(at), transposed)
+        self.place(matrix.rem(2) * 8 + r, matrix.div(2))
+    }
+
+    /// The registers of four matrices: that at a row, a multiple of 8, and an even chunk, the one below, and those a chunk
+    /// further on. `lane` is what [`Rows::lane`] says; rows that are multiples of 8 may have been added.
+    fn fragment(&self, lane: Ix<'k>, row: i64, chunk: i64, transposed: bool) -> Vec<V<'k>> {
+        let at = self.to.bytes(lane.xor(chunk * CHUNK_BYTES)).bytes(row * self.row_bytes());
+        self.block.load_matrices(at, transposed)
     }
 }
 
@@ -147,10 +157,9 @@ impl<'s, 'k> Task<'s, 'k> {
         block.commit_copies();
         block.wait_for_copies(0);
         block.barrier();
-        let warp = block.warp * WARP_QUERIES;
-        let queries: Vec<Vec<V>> = (0..p.spec.depth / STEP)
-            .map(|step| self.queries.fragment(warp, step * STEP / CHUNK, true, false))
-            .collect();
+        let lane = self.queries.lane() + block.warp * (WARP_QUERIES * self.queries.row_bytes());
+        let queries: Vec<Vec<V>> =
+            (0..p.spec.depth / STEP).map(|step| self.queries.fragment(lane, 0, step * STEP / CHUNK, false)).collect();
         let steps = p.steps();
         let results = (p.spec.value_depth / COLUMNS * 4) as usize;
         // The results, then the maxima and the sums of the lane's two rows.
@@ -177,18 +186,19 @@ impl<'s, 'k> Task<'s, 'k> {
         block.wait_for_copies(0);
         block.barrier();
         let (results, state) = carried.split_at(results);
-        self.finish(results, &state[2..]);
+        p.store(self.row, results, &state[2..]);
     }
 
     /// Products of the queries with the keys in shared memory: four a column of eight keys.
     fn scores(&self, queries: &[Vec<V<'k>>]) -> Vec<V<'k>> {
         let mut scores = vec![self.place.k.zero(Ty::F32); (KEYS / COLUMNS * 4) as usize];
+        let lane = self.place.block.made_here(self.keys.lane());
         for (step, a) in queries.iter().enumerate() {
             for pair in 0..KEYS / STEP {
                 let chunk = step as i64 * STEP / CHUNK;
-                let b = self.keys.fragment((pair * STEP).into(), chunk, false, false);
+                let b = self.keys.fragment(lane, pair * STEP, chunk, false);
                 for half in 0..2 {
-                    self.multiply(a, &b[2 * half..][..2], &mut scores[8 * pair as usize + 4 * half..][..4]);
+                    self.multiply(a, &[b[half], b[half + 2]], &mut scores[8 * pair as usize + 4 * half..][..4]);
                 }
             }
         }
@@ -221,29 +231,17 @@ impl<'s, 'k> Task<'s, 'k> {
 
     /// Adds the values in shared memory by their shares.
     fn add_values(&self, shares: &[V<'k>], mut results: Vec<V<'k>>) -> Vec<V<'k>> {
+        let lane = self.place.block.made_here(self.values.lane());
         for step in 0..KEYS / STEP {
             let s = &shares[8 * step as usize..][..8];
             let a: Vec<V> = (0..4).map(|i| self.pair(s[2 * i], s[2 * i + 1])).collect();
             for pair in 0..self.place.spec.value_depth / STEP {
-                let b = self.values.fragment((step * STEP).into(), pair * STEP / CHUNK, true, true);
+                let b = self.values.fragment(lane, step * STEP, pair * STEP / CHUNK, true);
                 for half in 0..2 {
                     self.multiply(&a, &b[2 * half..][..2], &mut results[8 * pair as usize + 4 * half..][..4]);
                 }
             }
         }
         results
-    }
-
-    /// Divides by the sums and stores.
-    fn finish(&self, results: &[V<'k>], sums: &[V<'k>]) {
-        let p = &self.place;
-        for (r, share) in p.finish(sums, QUAD).into_iter().enumerate() {
-            p.k.if_((self.row + r as i64 * 8).lt(p.queries), || {
-                for (i, result) in results.iter().enumerate().filter(|(i, _)| i % 4 / 2 == r) {
-                    let (row, column) = self.at(0.into(), i as i64);
-                    p.output.access.store(p.output.at(row, column), *result * share);
-                }
-            });
-        }
     }
 }

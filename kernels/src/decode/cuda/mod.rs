@@ -243,9 +243,9 @@ impl<'k> Place<'_, 'k> {
     }
 }
 
-/// `2^x`, to about two units in the last place.
+/// `2^x`, to about two units in the last place, and 0 below the normal numbers.
 fn power(x: V<'_>) -> V<'_> {
-    x.builder().call_intrinsic("llvm.nvvm.ex2.approx", &[x], Ty::F32)
+    x.builder().call_intrinsic("llvm.nvvm.ex2.approx.ftz", &[x], Ty::F32)
 }
 
 /// What is subtracted from exponents: the maximum, or 0 where nothing has been seen, as infinities would leave NaN.

@@ -239,6 +239,11 @@ impl<'k> Block<'k> {
         self.in_place(&format!("wgmma.wait_group.sync.aligned {left};"), "", &[], values)
     }
 
+    /// Has values be made before what follows, where LLVM would make them behind it.
+    pub fn make_before(&self, values: &[V<'k>]) -> Vec<V<'k>> {
+        self.in_place("", "", &[], values)
+    }
+
     /// Text that takes and leaves values, f32 or i32, in the same registers. They come after the other operands.
     fn in_place(&self, text: &str, kinds: &str, operands: &[Value<'k, 'k>], values: &[V<'k>]) -> Vec<V<'k>> {
         let mut constraints: Vec<String> =

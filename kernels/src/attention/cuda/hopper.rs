@@ -321,8 +321,15 @@ impl<'k> Part<'_, '_, 'k> {
             let scores = block.wait_for_products(1, &scores);
             job.keys.release(state.keys.stage);
             let (shares, scales) = self.shares(step * ROWS, &scores, &mut state);
+            // ptxas has products waited for as early as it can, which is behind the last branch. This wait for values that
+            // are there, and are not released yet, is one: it keeps the exponentials before the other.
+            let made = block.make_before(&[&shares[..], &scales, &state.sums].concat());
+            let (shares, rest) = made.split_at(shares.len());
+            let (scales, sums) = rest.split_at(scales.len());
+            state.sums = sums.to_vec();
+            job.values.wait(state.values);
             // The pairs are made of what is known when the products have ended, since those read the pairs before.
-            let ended = block.wait_for_products(0, &[results, shares].concat());
+            let ended = block.wait_for_products(0, &[&results[..], shares].concat());
             job.values.release(state.values.stage);
             let (results, shares) = ended.split_at(count);
             state.results = results.iter().enumerate().map(|(i, r)| *r * scales[i % 4 / 2]).collect();

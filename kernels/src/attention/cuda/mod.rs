@@ -117,9 +117,13 @@ impl<'s, 'k> Place<'s, 'k> {
     fn new(spec: &'s Spec, kernel: &Kernel<'k>, block: Block<'k>, task: Ix<'k>, tile: Tile) -> Place<'s, 'k> {
         let [heads, kv_heads, queries, keys] =
             [&spec.heads, &spec.kv_heads, &spec.queries, &spec.keys].map(|d| kernel.size(d));
-        let parts = queries.ceil_div(tile.queries);
-        // The last queries first: under a causal mask they see the most keys.
-        let (part, of) = (parts - 1 - task.rem(parts), task.div(parts));
+        let (parts, all) = (queries.ceil_div(tile.queries), kernel.size(&spec.batch) * heads);
+        // Under a causal mask the last queries see the most keys: they come first in all heads, so that what is left for the
+        // end is short. Otherwise blocks that run at once share keys.
+        let (part, of) = match spec.causal {
+            true => (parts - 1 - task.div(all), task.rem(all)),
+            false => (task.rem(parts), task.div(parts)),
+        };
         let (batch, h) = (of.div(heads), of.rem(heads));
         let group = h.div(heads.div(kv_heads));
         let head = |buffer: usize, access: &Access, h: Ix<'k>| {
@@ -228,7 +232,7 @@ impl<'s, 'k> Place<'s, 'k> {
     /// is the maximum, and the sum of this lane's shares. Returns what earlier results are multiplied by.
     fn share(&self, scores: &mut [V<'k>], lanes: i64, [max, sum]: [&mut V<'k>; 2]) -> V<'k> {
         let larger = |a: V<'k>, b: V<'k>| self.k.call_intrinsic("llvm.nvvm.fmax.f", &[a, b], Ty::F32);
-        let own = scores.iter().copied().reduce(larger).expect("a row has scores");
+        let own = chains(scores, larger);
         let all = larger(self.block.combine(&[own], lanes, |a, b| vec![larger(a[0], b[0])])[0], *max);
         // Where no key has been seen yet nothing is subtracted: infinities would leave NaN.
         let nothing = all.cmp(Cmp::Eq, all.like(f64::NEG_INFINITY));
@@ -242,7 +246,7 @@ impl<'s, 'k> Place<'s, 'k> {
         };
         scores.iter_mut().for_each(|score| *score = self.power(exponent(*score)));
         let scale = self.power(exponent(*max));
-        *sum = scores.iter().fold(*sum * scale, |sum, share| sum + *share);
+        *sum = *sum * scale + chains(scores, |a, b| a + b);
         *max = all;
         scale
     }
@@ -298,4 +302,10 @@ impl<'s, 'k> Place<'s, 'k> {
             k.if_else(well, chunks, one_by_one);
         }
     }
+}
+
+/// What `combine` makes of values, in four chains, whose steps wait for no other.
+fn chains<'k>(values: &[V<'k>], combine: impl Fn(V<'k>, V<'k>) -> V<'k>) -> V<'k> {
+    let chain = |i: usize| values.iter().copied().skip(i).step_by(4).reduce(&combine);
+    (0..4).filter_map(chain).reduce(&combine).expect("there are values")
 }

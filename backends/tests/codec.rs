@@ -214,6 +214,29 @@ fn wide_products_are_cut() {
     assert_eq!(codec.decode(&stream, 1 << 20).unwrap().bytes(), rows);
 }
 
+/// Deciding on a variable at a time: as many scopes as variables, each within the next, whose variables together are many
+/// more than their intervals.
+#[test]
+fn long_chains_of_scopes_are_cut() {
+    let count = 100_000;
+    let mut builder = Builder::new("chain", vec![Domain::Discrete(2); count]);
+    let origin = Origin::default();
+    let input = |b: &mut Builder, v: usize, p: f64| b.input(v as u32, Distribution::bernoulli(p.ln()), origin).unwrap();
+    let mut below = input(&mut builder, 0, 0.5);
+    for v in 1..count {
+        let sides = [0.125, 0.75].map(|p| {
+            let decided = input(&mut builder, v, p);
+            builder.product(&[decided, below], origin).unwrap()
+        });
+        below = builder.sum(&sides, &[0.5f64.ln(); 2], origin).unwrap();
+    }
+    let codec = codec(&builder.finish(below).0);
+    assert!(codec.is_ordered() && codec.visits() < 10 * count as u64, "{}", codec.visits());
+    let rows: Vec<u8> = (0..count).map(|i| u8::from(i * i % 7 == 0)).collect();
+    let stream = codec.encode(TensorView::of(&[1, count], &rows).unwrap()).unwrap();
+    assert_eq!(codec.decode(&stream, 1 << 20).unwrap().bytes(), rows);
+}
+
 #[test]
 fn variables_that_the_circuit_leaves_out_are_coded_all_the_same() {
     for seed in 0..4 {

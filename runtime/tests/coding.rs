@@ -145,9 +145,9 @@ fn a_column_first_array_is_the_same_rows() {
 fn faults_are_explained_and_leave_no_file() {
     let place = Place::new("faults");
     for (text, expected) in [
-        ("0,0,0\n0,3,0\n", "rows.csv: line 2: column 2: the value 3 is outside of the circuit's 0..3"),
+        ("0,0,0\n0,3,0\n", "rows.csv: line 2: variable 1: the value 3 is outside of the circuit's 0..3"),
         ("0,0\n", "rows.csv: line 1: expected 3 columns, found 2"),
-        ("0,?,0\n", "rows.csv: line 1: column 2: expected an integer, found \"?\""),
+        ("0,?,0\n", "rows.csv: line 1: variable 1: expected an integer, found \"?\""),
         (
             "0,0,5\n0,2,5\n",
             "rows.csv: row 1, variable 1: given the variables coded before it, the circuit gives the value 2 probability 0",
@@ -162,7 +162,7 @@ fn faults_are_explained_and_leave_no_file() {
     assert!(error.contains("rows.csv: line 2: ") && error.contains("UTF-8"), "{error}");
     place.write("rows.csv", format!("0,{},0\n", "A".repeat(100_000)));
     let error = place.fails("encode a.kiln rows.csv -o out.bin");
-    let cut = format!("line 1: column 2: expected an integer, found \"{}\"...", "A".repeat(40));
+    let cut = format!("line 1: variable 1: expected an integer, found \"{}\"...", "A".repeat(40));
     assert!(error.trim_end().ends_with(&cut), "{} bytes: {error:.200}", error.len());
     place.write("rows.csv", "0".repeat((1 << 26) + 1));
     let error = place.fails("encode a.kiln rows.csv -o out.bin");

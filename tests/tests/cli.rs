@@ -995,7 +995,7 @@ fn rows_are_coded_and_come_back() {
         .says(&["error[E0316]", "cut.bin: the stream is cut"]);
     fs::write(path("bad.csv"), "17".to_owned() + &",0".repeat(63)).unwrap();
     let bad = kiln(["encode", CIRCUIT, &path("bad.csv"), "-o", &other]).exits(1);
-    bad.says(&["error[E0310]", "line 1: column 1: the value 17 is outside of the circuit's 0..17"]);
+    bad.says(&["error[E0310]", "line 1: variable 0: the value 17 is outside of the circuit's 0..17"]);
     kiln(["encode", VIT, ROWS, "-o", &other]).exits(1);
     let model = path("plain.kir");
     fs::write(&model, "module @none stage=imported {\n}\n").unwrap();

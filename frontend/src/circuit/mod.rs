@@ -161,7 +161,7 @@ fn formula(
 
 /// What the files are that stand beside a circuit or look like one, but are none that is read.
 const OTHERS: &[(Sniff, &str)] = &[
-    (|head, _| head.starts_with(&[0x80]), PICKLE),
+    (|head, _| is_pickle(head), PICKLE),
     (
         |head, _| head.starts_with(b"PK\x03\x04"),
         "a zip file, as PyTorch writes; write the circuit as Juice text (.jpc)",
@@ -201,6 +201,20 @@ fn format(head: &[u8]) -> Option<std::result::Result<&'static Format, &'static s
         return Some(Err(what));
     }
     FORMATS.iter().find(|f| (f.is)(head, word)).map(Ok)
+}
+
+/// Protocol 2 and later begin with its number. Before it, a list or dictionary is numbered at once, `(lp0` as text or `]q\0`,
+/// and so is a class, `cmodule`, a name, `p0` on three lines.
+fn is_pickle(head: &[u8]) -> bool {
+    let is_place =
+        |line: &[u8]| line.strip_prefix(b"p").is_some_and(|n| !n.is_empty() && n.iter().all(u8::is_ascii_digit));
+    let is_name = |line: &[u8]| !line.is_empty() && line.iter().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(b));
+    let lines: Vec<&[u8]> = head.splitn(4, |b| *b == b'\n').collect();
+    match lines[..] {
+        [[b'(', b'l' | b'd', place @ ..], ..] if is_place(place) => true,
+        [[b'c', module @ ..], name, place, ..] => is_name(module) && is_name(name) && is_place(place),
+        _ => [&[0x80][..], b"]q\0", b"}q\0"].iter().any(|start| head.starts_with(start)),
+    }
 }
 
 /// d4's formulas: `o 1 0`, say, whose letters alone also begin sentences.

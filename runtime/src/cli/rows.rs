@@ -158,11 +158,11 @@ fn parse_row(text: &str, most: &[u32], size: usize, bytes: &mut Vec<u8>) -> Resu
     for cell in text.trim_end().split([',', ';']) {
         let cell = cell.trim();
         let value: i64 =
-            cell.parse().map_err(|_| format!("column {}: expected an integer, found {}", columns + 1, shown(cell)))?;
+            cell.parse().map_err(|_| format!("variable {columns}: expected an integer, found {}", shown(cell)))?;
         if let Some(most) = most.get(columns) {
             let known = u32::try_from(value).ok().filter(|v| v < most);
             let known = known.ok_or_else(|| {
-                format!("column {}: the value {value} is outside of the circuit's 0..{most}", columns + 1)
+                format!("variable {columns}: the value {value} is outside of the circuit's 0..{most}")
             })?;
             match size {
                 1 => bytes.push(known as u8),

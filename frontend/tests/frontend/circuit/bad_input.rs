@@ -92,11 +92,19 @@ fn few_lines_for_long_tables() {
 
 #[test]
 fn pickles_and_other_things_are_refused_with_advice() {
-    let pickle = only("x.jpc", b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00]\x94.");
-    assert!(
-        pickle.contains("a Python pickle, which is never read, as that runs code in it; write a PyJuice"),
-        "{pickle}"
-    );
+    // Protocols 4, 0 and 1.
+    let pickles: [&[u8]; 5] = [
+        b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00]\x94.",
+        b"(lp0\nI1\na.",
+        b"(dp1\nS'a'\np2\nI1\ns.",
+        b"ccopy_reg\n_reconstructor\np0\n(c__main__\nNode\np1\n",
+        b"]q\x00K\x01a.",
+    ];
+    for bytes in pickles {
+        let pickle = only("x.jpc", bytes);
+        let advice = "a Python pickle, which is never read, as that runs code in it; write a PyJuice";
+        assert!(pickle.contains(advice), "{pickle}");
+    }
     let zip = only("x.jpc", b"PK\x03\x04data.pkl");
     assert!(zip.contains("a zip file, as PyTorch writes; write the circuit as Juice text (.jpc)"), "{zip}");
     let vtree = only("x.vtree", "vtree 1\nL 0 1\n");
@@ -126,7 +134,7 @@ fn packed_texts_are_read_to_their_end() {
 
 #[test]
 fn sentences_are_no_circuits() {
-    for text in ["a word\n", "(see below)\n", "t 1\n", "o x 0\n"] {
+    for text in ["a word\n", "(see below)\n", "(lp)\n", "cat\ndog\npig\n", "t 1\n", "o x 0\n"] {
         let e = only("notes.txt", text);
         assert!(e.ends_with("found a file of another kind"), "{e}");
     }

@@ -3,11 +3,14 @@
 
 The times go to peers.json in microseconds by bench, for gpu_check --peers.
 """
+import collections
 import json
+import pathlib
 import re
 import sys
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -97,6 +100,77 @@ def tours(rows, n=10, hidden=128):
     return torch.compile(forward, mode="max-autotune")
 
 
+def layers(kinds, starts, children, weights):
+    """[(kind, nodes, children [n, k], weights)] by depth; the sums of a dense layer share their children, and stand side
+    by side. Children that are missing are node N, whose value is minus infinity."""
+    depth, groups = [0] * len(kinds), collections.defaultdict(list)
+    of = [children[a:b] for a, b in zip(starts, starts[1:])]
+    for i, kind in enumerate(kinds):
+        if kind < 0:
+            depth[i] = 1 + max(depth[c] for c in of[i])
+            groups[depth[i], kind, tuple(of[i]) if kind == -2 else i].append(i)
+    plan = collections.defaultdict(list)
+    for (d, kind, _), members in groups.items():
+        fan = len(of[members[0]])
+        if kind == -1:
+            plan[d, "product", (1, fan)].append(members)
+        elif len(members) > 1:
+            plan[d, "dense", (len(members), fan)].append(members)
+        else:
+            plan[d, "sum", (1, 1 << (fan - 1).bit_length())].append(members)
+    for (_, kind, (_, fan)), items in sorted(plan.items()):
+        heads = [m[0] for m in items]
+        index = np.array([of[h] + [len(kinds)] * (fan - len(of[h])) for h in heads])
+        w = [[weights[starts[i]:starts[i + 1]] for i in m] for m in items]
+        if kind == "sum":
+            w = [np.pad(m[0], (0, fan - len(m[0])), constant_values=-np.inf) for m in w]
+        yield kind, [i for m in items for i in m], index, np.array(w, np.float32)
+
+
+def circuit(file, rows):
+    """Log-likelihoods of complete rows, layer by layer, as one CUDA graph: gathers and logsumexp, and where sums share
+    their children log-einsum-exp."""
+    arrays = np.load(file)
+    kinds, starts, children = (arrays[name].tolist() for name in ["kinds", "starts", "children"])
+    inputs = [i for i, kind in enumerate(kinds) if kind >= 0]
+    plan, order = list(layers(kinds, starts, children, arrays["weights"])), inputs
+    for _, nodes, _, _ in plan:
+        order = order + nodes
+    place = np.empty(len(kinds) + 1, np.int64)
+    place[order + [len(kinds)]] = np.arange(len(kinds) + 1)
+    on = lambda a: torch.from_numpy(np.ascontiguousarray(a)).cuda()
+    steps, first = [], len(inputs)
+    for kind, nodes, index, w in plan:
+        w = on(np.exp(w) if kind == "dense" else w)
+        steps.append((first, first + len(nodes), kind, on(place[index]), w))
+        first += len(nodes)
+    table = on(arrays["tables"])
+    flat, base = table.reshape(-1), torch.arange(len(inputs), device="cuda")[:, None] * table.shape[1]
+    var, root = on(np.array([kinds[i] for i in inputs])), int(place[len(kinds) - 1])
+    x = torch.randint(table.shape[1], (max(kinds) + 1, rows), device="cuda")
+
+    def forward():
+        v = torch.full((len(kinds) + 1, rows), -torch.inf, device="cuda")
+        v[:len(inputs)] = flat[base + x[var]]
+        for a, b, kind, index, w in steps:
+            g = v[index]
+            if kind == "product":
+                v[a:b] = g.sum(1)
+            elif kind == "sum":
+                v[a:b] = torch.logsumexp(g + w[:, :, None], 1)
+            else:
+                top = g.amax(1, keepdim=True).clamp_min(-1e30)
+                v[a:b] = (torch.log(torch.bmm(w, torch.exp(g - top))) + top).flatten(0, 1)
+        return v[root]
+
+    forward()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        forward()
+    return graph.replay
+
+
 PEERS = {
     "copy": lambda e: over(e, (1 << 26,), torch.neg),
     "gelu": lambda e: over(e, (1 << 26,), F.gelu),
@@ -150,8 +224,10 @@ def microseconds(work, whole, runs=20):
     return best
 
 
-def peer(name):
+def peer(name, folder):
     """What makes the work of a bench, if it has a peer."""
+    if found := re.fullmatch(r"(.*) log_likelihood (\d+) rows", name):
+        return lambda: circuit(folder / f"{found[1]}.npz", int(found[2]))
     if name in MODELS:
         return MODELS[name]
     found = re.fullmatch(r"(.*)_(f32|f16|bf16)", name)
@@ -163,7 +239,7 @@ def main(bundle, out):
     torch.backends.cuda.matmul.allow_tf32 = False
     times = {}
     for bench in json.load(open(bundle))["benches"]:
-        name, make = bench["name"], peer(bench["name"])
+        name, make = bench["name"], peer(bench["name"], pathlib.Path(bundle).parent)
         if make is None:
             continue
         try:

@@ -116,6 +116,28 @@ fn a_small_transformer_is_right() {
     assert!(checks::is_good(&rows), "{}", checks::table(&rows));
 }
 
+/// Two binary variables and a sum over two products of them.
+#[test]
+fn a_circuit_is_timed_on_possible_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle_folder = tempfile::tempdir().unwrap();
+    let mut bundle = Bundle::new(bundle_folder.path());
+    let text = "jpc 7\nL 0 0 1\nL 1 0 -1\nL 2 1 2\nL 3 1 -2\nP 4 2 2 0 2\nP 5 2 2 1 3\nS 6 2 2 4 -1.3862943611198906 5 -0.2876820724517809\n";
+    let path = folder.path().join("pair.jpc");
+    fs::write(&path, text).unwrap();
+    benches::circuit(&mut bundle, "pair", &path, 5).unwrap();
+    bundle.finish().unwrap();
+    let list = fs::read_to_string(bundle_folder.path().join("bundle.json")).unwrap();
+    let bench = &serde_json::from_str::<Value>(&list).unwrap()["benches"][0];
+    assert_eq!(bench["name"], "pair log_likelihood 5 rows");
+    assert_eq!((&bench["inputs"][0]["below"], &bench["inputs"][0]["whole"]), (&json!(2), &json!(true)));
+    let packed = kiln_runtime::cli::read_tensors(&bundle_folder.path().join("pair.npz"), |_| Ok(())).unwrap();
+    let kinds = packed.iter().find(|(name, _)| name == "kinds").unwrap().1.as_slice::<i32>().unwrap();
+    assert_eq!(kinds, [0, 0, 1, 1, -1, -1, -2]);
+    let rows = check(bundle_folder.path(), Value::Null);
+    assert!(checks::is_good(&rows) && !rows.is_empty(), "{}", checks::table(&rows));
+}
+
 #[test]
 fn the_graphs_that_are_timed_are_graphs() {
     for text in [benches::kernels_text(), benches::encoder_text(ElemType::BF16)] {

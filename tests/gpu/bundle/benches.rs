@@ -4,7 +4,8 @@
 use super::contents::Bundle;
 use kiln_frontend::LoadOptions;
 use kiln_ir::{
-    ElemType,
+    Circuit, ElemType,
+    circuit::Kind,
     sample::{Domain, Random, tensor},
 };
 use kiln_runtime::cli::write_tensors;
@@ -216,6 +217,87 @@ pub fn tours(bundle: &mut Bundle<'_>, model: &Path) -> Result<(), String> {
         bundle.bench(&name, ("ptrnet-tsp.kiln", &module, "forward"), &sizes, 2, [None, None])?;
     }
     Ok(())
+}
+
+/// Circuits that are not part of the tree, by their places in the folder beside it.
+pub const CIRCUITS: &[(&str, &str)] =
+    &[("plants", "data/circuits/psdd/plants.psdd"), ("digits-hclt-64", "zoo/models/digits-hclt/digits-hclt-64.jpc.gz")];
+
+/// Log-likelihoods of complete rows by a circuit in f32. Its structure is packed too, for a layered evaluator by PyTorch.
+pub fn circuit(bundle: &mut Bundle<'_>, name: &str, path: &Path, rows: i64) -> Result<(), String> {
+    let load = LoadOptions { elem: Some(ElemType::F32), ..LoadOptions::default() };
+    let artifact = format!("{name}_f32.kiln");
+    let module = bundle.compile_model(&artifact, path, &load)?;
+    let circuit = module.circuits.values().next().ok_or_else(|| format!("{name} has no circuit"))?;
+    let flat = Flat::of(circuit);
+    flat.write(&bundle.folder.join(format!("{name}.npz")))?;
+    // What has to move: an edge's position and weight, tables, rows and results. Complete rows of deterministic circuits
+    // need no multiply-adds.
+    let words = 2 * flat.children.len() + flat.tables.len() + rows as usize * (circuit.variables.len() + 1);
+    let flops = (!circuit.deterministic).then_some(2.0 * flat.children.len() as f64 * rows as f64);
+    let below = circuit.variables.iter().filter_map(|d| d.values()).min().unwrap_or(1);
+    let title = format!("{name} log_likelihood {rows} rows");
+    let sizes = [("B", rows)];
+    bundle.bench(
+        &title,
+        (&artifact, &module, "log_likelihood"),
+        &sizes,
+        u64::from(below),
+        [flops, Some(4.0 * words as f64)],
+    )
+}
+
+/// A circuit as arrays: nodes with children before parents, the root last.
+struct Flat {
+    /// The variable of an input, -1 of a product, -2 of a sum.
+    kinds: Vec<i32>,
+    /// Where a node's children begin, and in the end their number.
+    starts: Vec<i32>,
+    children: Vec<i32>,
+    /// Of each child, in logarithms; 0 of products.
+    weights: Vec<f32>,
+    /// Log-probabilities of all values of each input, node by node.
+    tables: Vec<f32>,
+    values: usize,
+}
+
+impl Flat {
+    fn of(c: &Circuit) -> Flat {
+        let values = c.max_values() as usize;
+        let mut flat =
+            Flat { kinds: vec![], starts: vec![0], children: vec![], weights: vec![], tables: vec![], values };
+        for n in c.nodes() {
+            flat.kinds.push(match c.kind(n) {
+                Kind::Input { var, dist } => {
+                    let log_probs = (0..values).map(|k| c.distribution(dist).log_prob(k as f64) as f32);
+                    flat.tables.extend(log_probs);
+                    var as i32
+                }
+                Kind::Product(_) => -1,
+                Kind::Sum(..) => -2,
+            });
+            flat.children.extend(c.children(n).iter().map(|child| child.as_u32() as i32));
+            let weights = c.log_weights(n).iter().map(|w| *w as f32);
+            flat.weights.extend(weights.chain(std::iter::repeat(0.0)).take(c.children(n).len()));
+            flat.starts.push(flat.children.len() as i32);
+        }
+        flat
+    }
+
+    fn write(&self, path: &Path) -> Result<(), String> {
+        let said = |e: kiln_runtime::Error| e.to_string();
+        let ints = |values: &[i32]| kiln_runtime::Tensor::of(&[values.len()], values).map_err(said);
+        let inputs = [self.tables.len() / self.values.max(1), self.values];
+        let tensors = [
+            ("kinds", ints(&self.kinds)?),
+            ("starts", ints(&self.starts)?),
+            ("children", ints(&self.children)?),
+            ("weights", kiln_runtime::Tensor::of(&[self.weights.len()], &self.weights).map_err(said)?),
+            ("tables", kiln_runtime::Tensor::of(&inputs, &self.tables).map_err(said)?),
+        ];
+        let views = tensors.each_ref().map(|(name, t)| (*name, t.view()));
+        write_tensors(path, &views).map_err(|e| e.to_string())
+    }
 }
 
 const LAYERS: usize = 6;

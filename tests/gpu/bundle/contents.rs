@@ -183,7 +183,8 @@ impl<'a> Bundle<'a> {
         data.write(self.folder)
     }
 
-    /// An entry of an artifact of the bundle with symbols of these values. `below` bounds integers; `flops` and `bytes`
+    /// An entry of an artifact of the bundle with symbols of these values. `below` bounds integers, and what circuits
+    /// take, which are integers of any type; `flops` and `bytes`
     /// are its work, as far as rates of them say something.
     pub fn bench(
         &mut self,
@@ -194,13 +195,22 @@ impl<'a> Bundle<'a> {
         [flops, bytes]: [Option<f64>; 2],
     ) -> Result<(), String> {
         let found = module.entry(entry).ok_or_else(|| format!("{artifact} has no entry {entry}"))?;
-        let inputs = shapes(module, found, sizes)?
-            .into_iter()
-            .map(|(name, elem, shape)| json!({"name": name, "elem": elem.name(), "shape": shape, "below": below}));
+        let inputs = shapes(module, found, sizes)?.into_iter().map(|(name, elem, shape)| {
+            json!({"name": name, "elem": elem.name(), "shape": shape, "below": below,
+                "whole": !module.circuits.is_empty()})
+        });
         let inputs: Vec<Value> = inputs.collect();
         self.benches.push(json!({"name": name, "artifact": artifact, "entry": entry, "inputs": inputs, "flops": flops,
             "bytes": bytes, "elem": figures::elem(name), "whole": figures::is_whole(name), "figures": figures::of(name)}));
         Ok(())
+    }
+
+    /// Compiles a model for benches; its module as imported.
+    pub fn compile_model(&self, artifact: &str, path: &Path, load: &LoadOptions) -> Result<Module, String> {
+        let targets = LEVELS.map(Level::name).to_vec();
+        let options = Options { load: load.clone(), targets, ..Options::default() };
+        kiln::compile(path, &options, &self.folder.join(artifact)).map_err(said)?;
+        Ok(kiln_frontend::load(path, load).map_err(said)?.module)
     }
 
     /// Compiles a text graph, whose weights lie in the folder `weights`, for benches.

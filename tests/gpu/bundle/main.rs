@@ -24,9 +24,10 @@ fn main() -> Result<(), String> {
         bundle.conformance(elem, &|_| true)?;
     }
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models");
-    for (name, batch) in [("digits-vit", 256), ("ptrnet-tsp", 256), ("digits-hclt", 4096)] {
+    let sizes: &[(&str, i64)] = &[("B", 256), ("N", 50)];
+    for (name, timed) in [("digits-vit", Some(sizes)), ("ptrnet-tsp", Some(sizes)), ("digits-hclt", None)] {
         println!("{name}");
-        bundle.model(name, &models.join(name), &[&[], &[("B", 3)]], Some(&[("B", batch), ("N", 50)]))?;
+        bundle.model(name, &models.join(name), &[&[], &[("B", 3)]], timed)?;
     }
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../frontend/tests/golden");
     for name in contents::GOLDEN {
@@ -35,6 +36,13 @@ fn main() -> Result<(), String> {
     }
     bundle.calls("decode_over_a_cache", contents::DECODE, contents::DECODE_CALLS)?;
     println!("benches");
+    benches::circuit(&mut bundle, "digits-hclt", &models.join("digits-hclt"), 4096)?;
+    for (name, path) in benches::CIRCUITS {
+        match Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path) {
+            path if path.exists() => benches::circuit(&mut bundle, name, &path, 4096)?,
+            path => println!("no bench of {name}: there is no {}", path.display()),
+        }
+    }
     benches::tours(&mut bundle, &models.join("ptrnet-tsp"))?;
     let scratch = tempfile::tempdir().map_err(|e| e.to_string())?;
     benches::kernels(&mut bundle, scratch.path())?;

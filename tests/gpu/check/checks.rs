@@ -184,7 +184,8 @@ impl Checker<'_> {
         for input in list(bench, "inputs") {
             let elem = ElemType::from_name(text(input, "elem")?).ok_or("bundle.json: an unknown type")?;
             let shape: Vec<usize> = list(input, "shape").iter().filter_map(|d| Some(d.as_u64()? as usize)).collect();
-            inputs.push((text(input, "name")?, made_up(elem, &shape, input["below"].as_u64().unwrap_or(2))?));
+            let (below, whole) = (input["below"].as_u64().unwrap_or(2), input["whole"] == true);
+            inputs.push((text(input, "name")?, made_up(elem, &shape, below, whole)?));
         }
         let views: Vec<(&str, TensorView)> = inputs.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
         let placed = views.iter().map(|(name, view)| Ok((*name, session.copy_of(*view).map_err(said)?)));
@@ -299,15 +300,16 @@ pub fn is_good(rows: &[Value]) -> bool {
     rows.iter().all(|row| row["problem"].is_null()) && rows.iter().any(|row| row["absent"].is_null())
 }
 
-/// Multiples of 1/128 between -1 and 1, which every float holds; integers from 0 to below `below`.
-fn made_up(elem: ElemType, shape: &[usize], below: u64) -> Result<Tensor, Problem> {
+/// Multiples of 1/128 between -1 and 1, which every float holds; integers from 0 to below `below`, and floats too if they
+/// are to be `whole`.
+fn made_up(elem: ElemType, shape: &[usize], below: u64, whole: bool) -> Result<Tensor, Problem> {
     let mut tensor = Tensor::zeros(elem, shape).map_err(said)?;
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let size = elem.size();
     for bytes in tensor.bytes_mut().chunks_exact_mut(size) {
         state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         let random = state >> 33;
-        let float = ((random % 255) as f32 - 127.0) / 128.0;
+        let float = if whole { (random % below.max(1)) as f32 } else { ((random % 255) as f32 - 127.0) / 128.0 };
         match elem {
             ElemType::F64 => bytes.copy_from_slice(&f64::from(float).to_le_bytes()),
             ElemType::F32 => bytes.copy_from_slice(&float.to_le_bytes()),

@@ -31,21 +31,6 @@ use std::{
     sync::Arc,
 };
 
-/// The families with kernels of their own, in which nothing may be spilled.
-const HOT: &[&str] = &[
-    "map_",
-    "matmul_",
-    "row_",
-    "reduce_",
-    "gather_",
-    "attention_",
-    "decode_",
-    "topk_",
-    "cell_",
-    "region_",
-    "circuit_",
-];
-
 /// The elements of the largest index space that is emulated.
 const EMULATED: i64 = 1000;
 
@@ -116,8 +101,7 @@ fn assembles(elem: ElemType, sm: Sm, built: &Built) {
     assert_eq!(usages.len(), symbols.len());
     let (most, spills) = (usages.iter().map(|u| u.registers).max(), usages.iter().filter(|u| u.spilled > 0).count());
     println!("{} {elem}: {} kernels, at most {most:?} registers, {spills} spill", sm.name(), usages.len());
-    let hot = |u: &&ptx::Usage| u.spilled > 0 && HOT.iter().any(|family| u.kernel.starts_with(family));
-    assert_eq!(usages.iter().find(hot), None, "a kernel that may not spill does");
+    assert_eq!(ptx::spilling(&usages), Vec::<&ptx::Usage>::new(), "kernels that may not spill do");
 }
 
 macro_rules! elements {

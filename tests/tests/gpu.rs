@@ -18,9 +18,13 @@ mod figures;
 mod harness;
 #[path = "../gpu/check/judge.rs"]
 mod judge;
+#[path = "../../backends/tests/ptx/mod.rs"]
+mod ptx;
 
 use contents::Bundle;
 use kiln_ir::ElemType;
+use kiln_kernels::cuda::Sm;
+use kiln_runtime::{Artifact, format::SectionKind};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
@@ -87,20 +91,36 @@ fn a_bundle_is_run_and_judged() {
     assert!(checks::table(&rows).contains("WRONG cuda:sm_80"), "{}", checks::table(&rows));
 }
 
+/// They are assembled, where ptxas is installed, and spill nothing.
 #[test]
 fn every_example_model_has_code_for_gpus() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models");
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["digits-vit", "ptrnet-tsp", "digits-hclt"] {
-        let targets = vec!["cuda:sm_90a".into(), "cpu:x86-64-v3".into()];
-        let options = kiln::Options { targets: targets.clone(), ..kiln::Options::default() };
-        let out = folder.path().join("model.kiln");
-        kiln::compile(&models.join(name), &options, &out).unwrap_or_else(|e| panic!("{e}"));
-        let artifact = kiln_runtime::Artifact::open(&out).unwrap();
-        let mut has: Vec<String> = artifact.manifest().targets.iter().map(|t| t.name.clone()).collect();
-        has.sort_unstable();
-        assert_eq!(has, ["cpu:x86-64-v3", "cuda:sm_90a"], "{name}");
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/zoo/models/ptrnet-hull");
+    let mut models: Vec<_> = ["digits-vit", "ptrnet-tsp", "digits-hclt"].map(|name| models.join(name)).into();
+    if zoo.is_dir() {
+        models.push(zoo);
+    } else {
+        println!("skipped: {} is absent", zoo.display());
     }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.kiln");
+    let mut spilling = vec![];
+    for model in models {
+        let targets = ["cpu:x86-64-v3", "cuda:sm_80", "cuda:sm_90a"];
+        let options = kiln::Options { targets: targets.map(String::from).into(), ..kiln::Options::default() };
+        kiln::compile(&model, &options, &path).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
+        let artifact = Artifact::open(&path).unwrap();
+        let has: Vec<&str> = artifact.manifest().targets.iter().map(|t| t.name.as_str()).collect();
+        assert_eq!(has, targets, "{}", model.display());
+        let Some(ptxas) = ptx::ptxas() else { continue };
+        let bytes = fs::read(&path).unwrap();
+        let code = artifact.sections().iter().filter(|section| section.kind == SectionKind::Code);
+        for (sm, section) in Sm::ALL.into_iter().zip(code.skip(1)) {
+            let usages = ptx::assemble(ptxas, sm, &bytes[section.offset as usize..][..section.len as usize]);
+            spilling.extend(ptx::spilling(&usages).into_iter().map(|usage| (model.clone(), sm, usage.clone())));
+        }
+    }
+    assert!(spilling.is_empty(), "{spilling:#?}");
 }
 
 /// Of those that a bundle checks beside the examples, the one that is small enough to be emulated here.

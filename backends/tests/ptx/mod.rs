@@ -19,6 +19,27 @@ pub struct Usage {
     pub stack: u32,
 }
 
+/// The families with kernels of their own, in which nothing may be spilled.
+const HOT: &[&str] = &[
+    "map_",
+    "matmul_",
+    "row_",
+    "reduce_",
+    "gather_",
+    "attention_",
+    "decode_",
+    "topk_",
+    "cell_",
+    "region_",
+    "circuit_",
+];
+
+/// The kernels that spill and may not.
+pub fn spilling(usages: &[Usage]) -> Vec<&Usage> {
+    let hot = |u: &&Usage| u.spilled > 0 && HOT.iter().any(|family| u.kernel.starts_with(family));
+    usages.iter().filter(hot).collect()
+}
+
 /// The assembler; prints once why there is none.
 pub fn ptxas() -> Option<&'static PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();

@@ -131,9 +131,19 @@ fn block_threads(k: K<'_>) -> Ix<'_> {
     k.within().map_or_else(|| register(k, "ntid.x"), |within| i64::from(within.threads).into())
 }
 
-/// The number of this thread in its block.
+/// The number of this thread in its block. A kernel that is part of another one reads it anew each time, lest what follows
+/// from it for all kernels of a loop is computed before the loop, and takes the registers that their own loops need.
 pub(crate) fn block_thread(k: K<'_>) -> Ix<'_> {
-    register(k, "tid.x")
+    if k.within().is_none() {
+        return register(k, "tid.x");
+    }
+    let value = k.asm("mov.u32 $0, %tid.x;", "=r", &[], Some(Ty::I32)).expect("a result");
+    Ix::Value(value.int_to(Elem::I64, false))
+}
+
+/// The same value, of which nothing is known: what follows from it is computed where it stands, and not before a loop.
+pub(crate) fn anew(v: V<'_>) -> Ix<'_> {
+    Ix::Value(v.builder().asm("mov.b64 $0, $1;", "=l,l", &[v.raw()], Some(Ty::I64)).expect("a result"))
 }
 
 /// The number of this thread among those that do the kernel's tasks.

@@ -10,7 +10,7 @@ use crate::{
     abi::{BAD_INDEX_BYTES, INDEX_OUT_OF_RANGE, Kernel, LOOP_LIMIT, ModuleBuilder},
     build::{Bool, Cmp, Elem, Ix, K, Ptr, Ty, V},
     cpu::Cpu,
-    cuda::{Sm, block::Block},
+    cuda::{self, Sm, block::Block},
 };
 use kiln_ir::{Dim, Symbol, dim::Atom};
 
@@ -146,18 +146,25 @@ impl<'s, 'k> Emitter<'s, 'k> {
         self.steps(&self.spec.steps, At { first, rows, pairs: self.pairs.clone(), counters: vec![], numbers: vec![] });
     }
 
+    /// The same value. Of a GPU's threads, who have few registers for so many kernels, nothing that follows from it is
+    /// computed before a loop.
+    fn anew(&self, value: Ix<'k>) -> Ix<'k> {
+        if self.own.block.is_some() { cuda::anew(value.v(self.k)) } else { value }
+    }
+
     /// The value of a size.
     pub(super) fn size(&self, dim: &Dim, at: &At<'k>) -> Ix<'k> {
-        evaluate(dim, &|s| match &self.spec.tiles {
+        let size = |s| match &self.spec.tiles {
             Some(t) if t.symbol == s => at.rows,
             _ => self.kernel.size(&Dim::symbol(s)),
-        })
+        };
+        evaluate(dim, &|s| self.anew(size(s)))
     }
 
     pub(super) fn place(&self, place: &Place, at: &At<'k>) -> Ptr<'k> {
         let base = match place.memory {
             Memory::Buffer(i) => self.buffers[i],
-            Memory::Local(i) => self.locals[i],
+            Memory::Local(i) => self.locals[i].bytes(self.anew(0.into())),
             Memory::Now(i) => at.pairs[i][0],
             Memory::Next(i) => at.pairs[i][1],
         };
